@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * VFIO PCI driver for the GPU of NVIDIA Grace Hopper and Grace Blackwell
+ *
+ * The GPU's coherent memory is on no PCI BAR. Firmware names it in ACPI; this
+ * driver shows it as two emulated BARs: usemem, cacheable, and resmem,
+ * write-combining. All else is vfio_pci_core's.
+ *
+ * This file is the front door: ids, probe and remove, open, and the dispatch of
+ * what user space asks for to the part that answers it.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/ioport.h>
+#include <linux/module.h>
+#include <linux/pci.h>
+#include <linux/uaccess.h>
+
+#include "nvgrace_gpu.h"
+
+static unsigned int usemem_bar = 2;
+
+static int set_usemem_bar(const char *val, const struct kernel_param *kp)
+{
+	unsigned int bar;
+
+	if (kstrtouint(val, 0, &bar) || (bar != 2 && bar != 4)) {
+		pr_err("usemem_bar: '%s' is neither 2 nor 4\n", val);
+		return -EINVAL;
+	}
+	usemem_bar = bar;
+	return 0;
+}
+
+static const struct kernel_param_ops usemem_bar_ops = {
+	.set = set_usemem_bar,
+	.get = param_get_uint,
+};
+module_param_cb(usemem_bar, &usemem_bar_ops, &usemem_bar, 0444);
+MODULE_PARM_DESC(usemem_bar,
+		 "BAR that shows the cacheable memory: 2 (default), or 4 as NVIDIA's guest driver wants it");
+
+static struct nvgrace_gpu_device *to_nvdev(struct vfio_device *core_vdev)
+{
+	return container_of(core_vdev, struct nvgrace_gpu_device, core.vdev);
+}
+
+/* After a reset BARs hold no address. */
+static void reset_bars(struct nvgrace_gpu_device *nvdev)
+{
+	unsigned int i;
+
+	spin_lock(&nvdev->bar_lock);
+	for (i = 0; i < nvdev->nr_regions; i++)
+		nvdev->regions[i].bar_value = 0;
+	spin_unlock(&nvdev->bar_lock);
+}
+
+static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
+{
+	spin_lock_init(&to_nvdev(core_vdev)->bar_lock);
+
+	return vfio_pci_core_init_dev(core_vdev);
+}
+
+static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
+{
+	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	int ret;
+
+	ret = vfio_pci_core_enable(&nvdev->core);
+	if (ret)
+		return ret;
+
+	/* Whether or not that could reset the device, the last user is gone. */
+	reset_bars(nvdev);
+
+	vfio_pci_core_finish_enable(&nvdev->core);
+	return 0;
+}
+
+static int nvgrace_gpu_get_region_info(struct vfio_device *core_vdev,
+				       struct vfio_region_info *info,
+				       struct vfio_info_cap *caps)
+{
+	const struct nvgrace_gpu_region *region;
+
+	region = nvgrace_gpu_find_region(to_nvdev(core_vdev), info->index);
+	if (!region)
+		return vfio_pci_ioctl_get_region_info(core_vdev, info, caps);
+
+	return nvgrace_gpu_region_info(region, info, caps);
+}
+
+static long nvgrace_gpu_ioctl(struct vfio_device *core_vdev, unsigned int cmd,
+			      unsigned long arg)
+{
+	switch (cmd) {
+	case VFIO_DEVICE_GET_REGION_INFO:
+		return nvgrace_gpu_compat_region_info(core_vdev, arg,
+						      nvgrace_gpu_get_region_info);
+	case VFIO_DEVICE_IOEVENTFD:
+		/*
+		 * There are no registers in memory. Nor can those of other
+		 * BARs be told apart safely: the core would read the offset
+		 * from user memory again, and take it for the GPU's own BAR
+		 * underneath.
+		 */
+		if (to_nvdev(core_vdev)->nr_regions)
+			return -ENOTTY;
+		fallthrough;
+	default:
+		return vfio_pci_core_ioctl(core_vdev, cmd, arg);
+	}
+}
+
+/* The core reads it all; then the emulated registers go over what it read. */
+static ssize_t read_config(struct nvgrace_gpu_device *nvdev, char __user *buf,
+			   size_t count, loff_t *ppos)
+{
+	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
+	loff_t new_pos = *ppos;
+	size_t done, piece;
+	ssize_t ret;
+
+	ret = vfio_pci_core_read(&nvdev->core.vdev, buf, count, &new_pos);
+	if (ret <= 0)
+		return ret;
+
+	for (done = 0; done < ret; done += piece) {
+		const struct nvgrace_gpu_region *region;
+		__le64 value;
+
+		piece = nvgrace_gpu_bar_next(nvdev->regions, nvdev->nr_regions,
+					     pos + done, ret - done, &region);
+		if (!region)
+			continue;
+
+		spin_lock(&nvdev->bar_lock);
+		value = cpu_to_le64(nvgrace_gpu_bar_read(region));
+		spin_unlock(&nvdev->bar_lock);
+
+		if (copy_to_user(buf + done, (u8 *)&value + pos + done -
+				 nvgrace_gpu_bar_offset(region), piece))
+			return -EFAULT;
+	}
+
+	*ppos = new_pos;
+	return ret;
+}
+
+static int write_bar(struct nvgrace_gpu_device *nvdev,
+		     struct nvgrace_gpu_region *region, const char __user *buf,
+		     u64 pos, size_t count)
+{
+	u8 bytes[sizeof(u64)];
+
+	if (copy_from_user(bytes, buf, count))
+		return -EFAULT;
+
+	spin_lock(&nvdev->bar_lock);
+	nvgrace_gpu_bar_write(region, pos - nvgrace_gpu_bar_offset(region),
+			      count, bytes);
+	spin_unlock(&nvdev->bar_lock);
+	return 0;
+}
+
+/* Each emulated register takes the bytes that are its own, the core the rest. */
+static ssize_t write_config(struct nvgrace_gpu_device *nvdev,
+			    const char __user *buf, size_t count, loff_t *ppos)
+{
+	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
+	loff_t new_pos = *ppos;
+	size_t done, piece;
+
+	if (!count)
+		return 0;
+
+	/* As the core has it: all of a request lies in config space or none. */
+	if (count > nvdev->core.pdev->cfg_size ||
+	    pos > nvdev->core.pdev->cfg_size - count)
+		return -EFAULT;
+
+	for (done = 0; done < count; done += piece) {
+		const struct nvgrace_gpu_region *hit;
+		ssize_t ret;
+
+		piece = nvgrace_gpu_bar_next(nvdev->regions, nvdev->nr_regions,
+					     pos + done, count - done, &hit);
+		if (hit) {
+			ret = write_bar(nvdev,
+					nvgrace_gpu_find_region(nvdev, hit->index),
+					buf + done, pos + done, piece);
+			new_pos += piece;
+		} else {
+			ret = vfio_pci_core_write(&nvdev->core.vdev, buf + done,
+						  piece, &new_pos);
+		}
+		if (ret < 0)
+			return ret;
+	}
+
+	*ppos = new_pos;
+	return count;
+}
+
+static ssize_t nvgrace_gpu_read(struct vfio_device *core_vdev, char __user *buf,
+				size_t count, loff_t *ppos)
+{
+	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	unsigned int index = VFIO_PCI_OFFSET_TO_INDEX(*ppos);
+	const struct nvgrace_gpu_region *region;
+
+	region = nvgrace_gpu_find_region(nvdev, index);
+	if (region)
+		return nvgrace_gpu_region_rw(&nvdev->core, region, buf, count,
+					     ppos, false);
+
+	if (index == VFIO_PCI_CONFIG_REGION_INDEX)
+		return read_config(nvdev, buf, count, ppos);
+
+	return vfio_pci_core_read(core_vdev, buf, count, ppos);
+}
+
+static ssize_t nvgrace_gpu_write(struct vfio_device *core_vdev,
+				 const char __user *buf, size_t count,
+				 loff_t *ppos)
+{
+	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	unsigned int index = VFIO_PCI_OFFSET_TO_INDEX(*ppos);
+	const struct nvgrace_gpu_region *region;
+
+	region = nvgrace_gpu_find_region(nvdev, index);
+	if (region)
+		return nvgrace_gpu_region_rw(&nvdev->core, region,
+					     (char __user *)buf, count, ppos,
+					     true);
+
+	if (index == VFIO_PCI_CONFIG_REGION_INDEX)
+		return write_config(nvdev, buf, count, ppos);
+
+	return vfio_pci_core_write(core_vdev, buf, count, ppos);
+}
+
+static int nvgrace_gpu_mmap(struct vfio_device *core_vdev,
+			    struct vm_area_struct *vma)
+{
+	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	unsigned int index =
+		vma->vm_pgoff >> (VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT);
+	const struct nvgrace_gpu_region *region;
+
+	region = nvgrace_gpu_find_region(nvdev, index);
+	if (region)
+		return nvgrace_gpu_region_mmap(nvdev, region, vma);
+
+	return vfio_pci_core_mmap(core_vdev, vma);
+}
+
+static const struct vfio_device_ops nvgrace_gpu_ops = {
+	.name		= "nvgrace_gpu",
+	.init		= nvgrace_gpu_init_dev,
+	.release	= vfio_pci_core_release_dev,
+	.open_device	= nvgrace_gpu_open_device,
+	.close_device	= vfio_pci_core_close_device,
+	.ioctl		= nvgrace_gpu_ioctl,
+	.device_feature	= vfio_pci_core_ioctl_feature,
+	.read		= nvgrace_gpu_read,
+	.write		= nvgrace_gpu_write,
+	.mmap		= nvgrace_gpu_mmap,
+	.request	= vfio_pci_core_request,
+	.match		= vfio_pci_core_match,
+	.bind_iommufd	= vfio_iommufd_physical_bind,
+	.unbind_iommufd	= vfio_iommufd_physical_unbind,
+	.attach_ioas	= vfio_iommufd_physical_attach_ioas,
+	.detach_ioas	= vfio_iommufd_physical_detach_ioas,
+	NVGRACE_GPU_GET_REGION_INFO(nvgrace_gpu_get_region_info)
+	NVGRACE_GPU_MATCH_TOKEN_UUID
+};
+
+/* Keep everybody else off the memory while the device is bound. */
+static int claim_regions(struct nvgrace_gpu_device *nvdev, struct pci_dev *pdev)
+{
+	const struct nvgrace_gpu_region *end = nvdev->regions + nvdev->nr_regions;
+	const struct nvgrace_gpu_region *region;
+
+	for (region = nvdev->regions; region < end; region++) {
+		if (!devm_request_mem_region(&pdev->dev, region->base,
+					     region->backed, KBUILD_MODNAME))
+			return dev_err_probe(&pdev->dev, -EBUSY,
+					     "%s: %s [mem %#llx-%#llx] is in use, see /proc/iomem\n",
+					     NVGRACE_GPU_PROP_BASE,
+					     region->name, (u64)region->base,
+					     (u64)region->base + region->backed - 1);
+	}
+
+	for (region = nvdev->regions; region < end; region++)
+		pci_info(pdev,
+			 "%s [mem %#llx-%#llx] is BAR%u, %#llx bytes backed of %#llx\n",
+			 region->name, (u64)region->base,
+			 (u64)region->base + region->backed - 1, region->index,
+			 (u64)region->backed, region->bar_size);
+	return 0;
+}
+
+static int init_regions(struct nvgrace_gpu_device *nvdev, struct pci_dev *pdev)
+{
+	struct nvgrace_gpu_range range;
+	int carve_out, ret;
+
+	ret = nvgrace_gpu_acpi_range(&pdev->dev, &range);
+	if (ret == -ENOENT) {
+		pci_info(pdev, "no %s and %s in ACPI: serving the device as vfio-pci does\n",
+			 NVGRACE_GPU_PROP_BASE, NVGRACE_GPU_PROP_SIZE);
+		return 0;
+	}
+	if (ret)
+		return ret;
+
+	carve_out = nvgrace_gpu_needs_carve_out(pdev);
+	if (carve_out < 0)
+		return carve_out;
+
+	ret = nvgrace_gpu_split(&range, carve_out, usemem_bar, nvdev->regions);
+	if (ret == -EINVAL)
+		return dev_err_probe(&pdev->dev, ret,
+				     "%s: 0x%zx is too small to split, the least is 0x%x\n",
+				     NVGRACE_GPU_PROP_SIZE, range.size,
+				     NVGRACE_GPU_RESMEM_MIN + NVGRACE_GPU_USEMEM_ALIGN);
+	if (ret < 0)
+		return dev_err_probe(&pdev->dev, ret,
+				     "%s: 0x%zx is too large, a VFIO region has 0x%llx at most\n",
+				     NVGRACE_GPU_PROP_SIZE, range.size,
+				     BIT_ULL(VFIO_PCI_OFFSET_SHIFT));
+	nvdev->nr_regions = ret;
+
+	return claim_regions(nvdev, pdev);
+}
+
+static int nvgrace_gpu_probe(struct pci_dev *pdev,
+			     const struct pci_device_id *id)
+{
+	struct nvgrace_gpu_device *nvdev;
+	int ret;
+
+	nvdev = vfio_alloc_device(nvgrace_gpu_device, core.vdev, &pdev->dev,
+				  &nvgrace_gpu_ops);
+	if (IS_ERR(nvdev))
+		return PTR_ERR(nvdev);
+
+	dev_set_drvdata(&pdev->dev, &nvdev->core);
+
+	ret = init_regions(nvdev, pdev);
+	if (ret)
+		goto out_put;
+
+	ret = vfio_pci_core_register_device(&nvdev->core);
+	if (ret)
+		goto out_put;
+
+	return 0;
+
+out_put:
+	vfio_put_device(&nvdev->core.vdev);
+	return ret;
+}
+
+static void nvgrace_gpu_remove(struct pci_dev *pdev)
+{
+	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
+
+	vfio_pci_core_unregister_device(core);
+	vfio_put_device(&core->vdev);
+}
+
+/*
+ * The PCI core calls this at the end of every function, slot and bus reset that
+ * it is asked for: by the reset ioctls, a guest's FLR, sysfs, or a neighbour.
+ */
+static void nvgrace_gpu_reset_done(struct pci_dev *pdev)
+{
+	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
+
+	reset_bars(container_of(core, struct nvgrace_gpu_device, core));
+}
+
+static const struct pci_error_handlers nvgrace_gpu_err_handlers = {
+	.error_detected	= vfio_pci_core_aer_err_detected,
+	.reset_done	= nvgrace_gpu_reset_done,
+};
+
+static const struct pci_device_id nvgrace_gpu_ids[] = {
+	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x2342) }, /* GH200 */
+	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x2345) }, /* GH200 */
+	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x2348) }, /* GH200 */
+	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x2941) }, /* GB200 */
+	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x31c2) }, /* GB300 */
+	{}
+};
+MODULE_DEVICE_TABLE(pci, nvgrace_gpu_ids);
+
+static struct pci_driver nvgrace_gpu_driver = {
+	.name			= KBUILD_MODNAME,
+	.id_table		= nvgrace_gpu_ids,
+	.probe			= nvgrace_gpu_probe,
+	.remove			= nvgrace_gpu_remove,
+	.err_handler		= &nvgrace_gpu_err_handlers,
+	.driver_managed_dma	= true,
+};
+module_pci_driver(nvgrace_gpu_driver);
+
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("VFIO PCI driver for the GPU of NVIDIA Grace Hopper and Grace Blackwell");

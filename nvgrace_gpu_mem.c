@@ -1,0 +1,507 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The regions of coherent memory: split, read, write, mmap and faults
+ *
+ * PCI_COMMAND's memory enable is not honoured here, on purpose: nothing decodes
+ * an address, there is no use for it, and the platform is safe without. While
+ * the GPU has it off, or is in reset, a read of its memory gives all ones and a
+ * write is dropped; nothing faults.
+ */
+#include <linux/io.h>
+#include <linux/log2.h>
+#include <linux/mm.h>
+#include <linux/overflow.h>
+#include <linux/pm_runtime.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "nvgrace_gpu.h"
+
+/* VFIO keeps the region index in the bits above this of an mmap offset. */
+#define REGION_PGOFF_SHIFT	(VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT)
+
+/*
+ * What a read or write maps into the kernel at a time: enough to be mapped by
+ * one block entry (with 4 KiB pages), little enough that the region's size makes
+ * no difference.
+ */
+#define RW_WINDOW	SZ_2M
+
+/* What a read or write copies at a time with memory_lock held. */
+#define RW_BOUNCE	SZ_64K
+
+static int fill_region(struct nvgrace_gpu_region *region, const char *name,
+		       unsigned int bar, bool cacheable, phys_addr_t base,
+		       size_t backed)
+{
+	/* A VFIO region can't be larger than the offsets within one. */
+	if (backed > BIT_ULL(VFIO_PCI_OFFSET_SHIFT))
+		return -EOVERFLOW;
+
+	*region = (struct nvgrace_gpu_region) {
+		.name = name,
+		.index = VFIO_PCI_BAR0_REGION_INDEX + bar,
+		.cacheable = cacheable,
+		.base = base,
+		.backed = backed,
+		.bar_size = roundup_pow_of_two(backed),
+	};
+	return 0;
+}
+
+/**
+ * nvgrace_gpu_split() - split the coherent memory into regions
+ * @range: the memory, page-aligned
+ * @carve_out: does the GPU need a part of it uncached?
+ * @usemem_bar: 2 or 4, the BAR of usemem; resmem gets the other one. Without
+ *	@carve_out usemem is BAR4 whatever this says, since the GPU's own BAR2
+ *	stays visible then.
+ * @regions: filled in, %NVGRACE_GPU_MAX_REGIONS entries
+ *
+ * With @carve_out, resmem is the last 1 GiB and what it takes to leave usemem a
+ * multiple of 512 MiB. Without, usemem is everything.
+ *
+ * Context: Any.
+ * Return: the number of regions; -EINVAL if @range is too small to split;
+ * -EOVERFLOW if a region is larger than VFIO can show (1 TiB).
+ */
+int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
+		      unsigned int usemem_bar,
+		      struct nvgrace_gpu_region *regions)
+{
+	size_t usemem;
+	int ret;
+
+	if (!carve_out) {
+		ret = fill_region(&regions[0], "usemem", 4, true, range->base,
+				  range->size);
+		return ret ?: 1;
+	}
+
+	if (range->size < NVGRACE_GPU_RESMEM_MIN + NVGRACE_GPU_USEMEM_ALIGN)
+		return -EINVAL;
+
+	usemem = round_down(range->size - NVGRACE_GPU_RESMEM_MIN,
+			    NVGRACE_GPU_USEMEM_ALIGN);
+
+	ret = fill_region(&regions[0], "usemem", usemem_bar, true, range->base,
+			  usemem);
+	if (ret)
+		return ret;
+
+	ret = fill_region(&regions[1], "resmem", 6 - usemem_bar, false,
+			  range->base + usemem, range->size - usemem);
+	return ret ?: 2;
+}
+
+/**
+ * nvgrace_gpu_find_region() - the region at a VFIO region index
+ * @nvdev: the device
+ * @index: VFIO region index
+ *
+ * Context: Any; the regions do not come and go while the device is bound.
+ * Return: the region, or NULL if the index is vfio_pci_core's.
+ */
+struct nvgrace_gpu_region *
+nvgrace_gpu_find_region(struct nvgrace_gpu_device *nvdev, unsigned int index)
+{
+	unsigned int i;
+
+	for (i = 0; i < nvdev->nr_regions; i++) {
+		if (nvdev->regions[i].index == index)
+			return &nvdev->regions[i];
+	}
+	return NULL;
+}
+
+/**
+ * nvgrace_gpu_clip() - cut an access at the end of the BAR and of the memory
+ * @region: the region
+ * @pos: offset in the region where the access begins
+ * @count: bytes asked for; on return, those that lie within the BAR
+ * @backed: on return, those of them that lie in real memory: the first ones
+ *
+ * Context: Any.
+ * Return: false, with nothing changed, if @pos is at or beyond the BAR's end.
+ */
+bool nvgrace_gpu_clip(const struct nvgrace_gpu_region *region, u64 pos,
+		      size_t *count, size_t *backed)
+{
+	if (pos >= region->bar_size)
+		return false;
+
+	*count = min_t(u64, *count, region->bar_size - pos);
+	*backed = pos < region->backed ?
+		  min_t(u64, *count, region->backed - pos) : 0;
+	return true;
+}
+
+/**
+ * nvgrace_gpu_mmap_check() - does a mapping follow the sparse area?
+ * @region: the region
+ * @pos: offset in the region where the mapping begins, in bytes
+ * @len: its length in bytes
+ *
+ * Context: Any.
+ * Return: 0; -EOVERFLOW if @pos + @len wraps; -EINVAL if the mapping does not
+ * lie wholly in real memory.
+ */
+int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
+			   u64 len)
+{
+	u64 end;
+
+	if (check_add_overflow(pos, len, &end))
+		return -EOVERFLOW;
+	return end > region->backed ? -EINVAL : 0;
+}
+
+/*
+ * The user moves the device to D3 and back with memory_lock held for write. The
+ * kernel's own runtime suspend does without, and is told by pm_runtime_engaged.
+ */
+static bool in_d3(const struct vfio_pci_core_device *core)
+{
+	lockdep_assert_held(&core->memory_lock);
+
+	return core->pdev->current_state == PCI_D3hot ||
+	       core->pdev->current_state == PCI_D3cold;
+}
+
+/*
+ * Copy between the mapped window and a kernel buffer, with the resets and power
+ * changes that the VFIO user asks for kept out. The user's memory is not touched
+ * here: a fault on it would take the mmap lock inside memory_lock, and the fault
+ * handler nests them the other way round. It may even be a mapping of this
+ * region.
+ */
+static int copy_window(struct vfio_pci_core_device *core,
+		       const struct nvgrace_gpu_region *region, void *window,
+		       void *bounce, size_t count, bool iswrite)
+{
+	int ret = 0;
+
+	if (down_read_killable(&core->memory_lock))
+		return -EINTR;
+
+	if (in_d3(core)) {
+		ret = -EIO;
+	} else if (iswrite) {
+		memcpy(window, bounce, count);
+		if (!region->cacheable)
+			wmb(); /* written is written: out of the merge buffer */
+	} else if (copy_mc_to_kernel(bounce, window, count)) {
+		ret = -EIO; /* poisoned, on architectures that survive it */
+	}
+
+	up_read(&core->memory_lock);
+	return ret;
+}
+
+/* One piece of an access to real memory, within one window. */
+static int rw_piece(struct vfio_pci_core_device *core,
+		    const struct nvgrace_gpu_region *region, void *window,
+		    char __user *buf, void *bounce, size_t count, bool iswrite)
+{
+	int ret;
+
+	if (iswrite && copy_from_user(bounce, buf, count))
+		return -EFAULT;
+
+	ret = copy_window(core, region, window, bounce, count, iswrite);
+	if (ret)
+		return ret;
+
+	if (!iswrite && copy_to_user(buf, bounce, count))
+		return -EFAULT;
+
+	cond_resched();
+	return fatal_signal_pending(current) ? -EINTR : 0;
+}
+
+/* The part of an access that lies in real memory. */
+static int rw_backed(struct vfio_pci_core_device *core,
+		     const struct nvgrace_gpu_region *region, char __user *buf,
+		     void *bounce, u64 pos, size_t count, bool iswrite)
+{
+	unsigned long flags = region->cacheable ? MEMREMAP_WB : MEMREMAP_WC;
+
+	while (count) {
+		phys_addr_t phys = region->base + pos;
+		size_t len = min_t(size_t, count,
+				   RW_WINDOW - (phys & (RW_WINDOW - 1)));
+		size_t done, piece;
+		void *window;
+		int ret = 0;
+
+		window = memremap(phys, len, flags);
+		if (!window)
+			return -ENOMEM;
+
+		for (done = 0; done < len && !ret; done += piece) {
+			piece = min_t(size_t, len - done, RW_BOUNCE);
+			ret = rw_piece(core, region, window + done, buf + done,
+				       bounce, piece, iswrite);
+		}
+
+		memunmap(window);
+		if (ret)
+			return ret;
+
+		pos += len;
+		buf += len;
+		count -= len;
+	}
+	return 0;
+}
+
+/* The part of a read that lies beyond real memory: all ones. */
+static int read_hole(char __user *buf, void *bounce, size_t count)
+{
+	memset(bounce, 0xff, min_t(size_t, count, RW_BOUNCE));
+
+	while (count) {
+		size_t piece = min_t(size_t, count, RW_BOUNCE);
+
+		if (copy_to_user(buf, bounce, piece))
+			return -EFAULT;
+		buf += piece;
+		count -= piece;
+
+		cond_resched();
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	return 0;
+}
+
+/**
+ * nvgrace_gpu_region_rw() - read() or write() on a region
+ * @core: the device; resumed from runtime suspend for the access
+ * @region: the region that *@ppos is in
+ * @buf: the user's buffer; only read from if @iswrite
+ * @count: bytes asked for
+ * @ppos: VFIO offset; advanced by what is returned, untouched on error
+ * @iswrite: direction
+ *
+ * Up to the end of real memory data is moved; from there to the end of the BAR
+ * a read gives all ones and a write is dropped; an access that crosses the end
+ * of the BAR is cut there.
+ *
+ * Context: Process context, no locks held; takes memory_lock for read.
+ * Return: bytes read or written; -EINVAL at or beyond the end of the BAR;
+ * -EFAULT if @buf is bad; -EIO if the GPU is in D3 and stays there, or the memory
+ * is poisoned; -ENOMEM; -EINTR if the caller was killed.
+ */
+ssize_t nvgrace_gpu_region_rw(struct vfio_pci_core_device *core,
+			      const struct nvgrace_gpu_region *region,
+			      char __user *buf, size_t count, loff_t *ppos,
+			      bool iswrite)
+{
+	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
+	size_t backed;
+	void *bounce;
+	int ret;
+
+	if (!count)
+		return 0;
+	if (!nvgrace_gpu_clip(region, pos, &count, &backed))
+		return -EINVAL;
+
+	bounce = kvmalloc(min_t(size_t, count, RW_BOUNCE), GFP_KERNEL);
+	if (!bounce)
+		return -ENOMEM;
+
+	if (pm_runtime_resume_and_get(&core->pdev->dev)) {
+		ret = -EIO;
+		goto out_free;
+	}
+
+	ret = rw_backed(core, region, buf, bounce, pos, backed, iswrite);
+	if (!ret && !iswrite)
+		ret = read_hole(buf + backed, bounce, count - backed);
+
+	pm_runtime_put(&core->pdev->dev);
+out_free:
+	kvfree(bounce);
+	if (ret)
+		return ret;
+
+	*ppos += count;
+	return count;
+}
+
+/* A block lies wholly in the mapping, and its memory is aligned as it is. */
+static bool block_fits(const struct vm_area_struct *vma, unsigned long addr,
+		       unsigned long pfn, unsigned int order)
+{
+	return addr >= vma->vm_start &&
+	       addr + (PAGE_SIZE << order) <= vma->vm_end &&
+	       IS_ALIGNED(pfn, 1UL << order);
+}
+
+static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
+			     unsigned int order)
+{
+	if (!order)
+		return vmf_insert_pfn(vmf->vma, vmf->address, pfn);
+
+	/*
+	 * Inserted clean even for a write: asked to dirty an entry, mm WARNs
+	 * if it finds a page table there, and another thread can put one there
+	 * just now by turning huge pages off.
+	 */
+	if (IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP) && order == PMD_ORDER)
+		return vmf_insert_pfn_pmd(vmf, nvgrace_gpu_pfn(pfn), false);
+
+#ifdef CONFIG_ARCH_SUPPORTS_PUD_PFNMAP
+	if (order == PUD_ORDER)
+		return vmf_insert_pfn_pud(vmf, nvgrace_gpu_pfn(pfn), false);
+#endif
+
+	return VM_FAULT_FALLBACK;
+}
+
+/*
+ * The core zaps the mappings of every BAR with memory_lock held for write when
+ * it resets the device, moves it to D3 or turns its memory off. Holding the lock
+ * for read keeps a page from coming back before that is over.
+ */
+static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct nvgrace_gpu_device *nvdev = vma->vm_private_data;
+	unsigned long addr = ALIGN_DOWN(vmf->address, PAGE_SIZE << order);
+	const struct nvgrace_gpu_region *region;
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+	unsigned long pfn;
+
+	region = nvgrace_gpu_find_region(nvdev,
+					 vma->vm_pgoff >> REGION_PGOFF_SHIFT);
+	if (!region)
+		return VM_FAULT_SIGBUS;
+
+	pfn = PHYS_PFN(region->base) +
+	      (vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1)) +
+	      ((addr - vma->vm_start) >> PAGE_SHIFT);
+
+	if (order && !block_fits(vma, addr, pfn, order))
+		return VM_FAULT_FALLBACK;
+
+	down_read(&nvdev->core.memory_lock);
+	if (!nvdev->core.pm_runtime_engaged && !in_d3(&nvdev->core))
+		ret = insert_pfn(vmf, pfn, order);
+	up_read(&nvdev->core.memory_lock);
+
+	return ret;
+}
+
+static vm_fault_t region_fault(struct vm_fault *vmf)
+{
+	return region_huge_fault(vmf, 0);
+}
+
+static const struct vm_operations_struct region_vm_ops = {
+	.fault = region_fault,
+#ifdef CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP
+	.huge_fault = region_huge_fault,
+#endif
+};
+
+/**
+ * nvgrace_gpu_region_mmap() - mmap() of a region
+ * @nvdev: the device
+ * @region: the region that @vma->vm_pgoff is in
+ * @vma: the mapping
+ *
+ * Nothing is mapped here: pages come by fault, in the largest blocks that the
+ * alignment of address and memory allows.
+ *
+ * Context: Process context, mmap lock held for write.
+ * Return: 0; -EINVAL if the mapping is private or goes past real memory;
+ * -EOVERFLOW if offset and length wrap.
+ */
+int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
+			    const struct nvgrace_gpu_region *region,
+			    struct vm_area_struct *vma)
+{
+	u64 pos = PFN_PHYS(vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1));
+	int ret;
+
+	/* mm BUGs on a pfn that is inserted in a copy-on-write mapping. */
+	if (!(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+
+	ret = nvgrace_gpu_mmap_check(region, pos, vma->vm_end - vma->vm_start);
+	if (ret)
+		return ret;
+
+	/*
+	 * vm_pgoff stays VFIO's: by it the core finds the mappings to zap.
+	 * VM_HUGEPAGE, since there are no pages to waste: the older 6.12.y
+	 * (.107 does) hold this mapping too to what sysfs says of transparent
+	 * huge pages, and under "madvise" would fault page by page.
+	 */
+	vm_flags_set(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP |
+		     VM_HUGEPAGE);
+
+	if (!region->cacheable) {
+		/*
+		 * VM_ALLOW_ANY_UNCACHED lets KVM map this Normal-NC for a guest
+		 * rather than Device-nGnRE, so that unaligned access and
+		 * write-combining work there. It asks for a platform on which
+		 * nothing that is done to the mapping can end in an uncontained
+		 * failure, and this is one: the memory behind it is ordinary
+		 * memory, and while the GPU is in reset or its memory is off,
+		 * reads give all ones and writes are dropped. KVM looks at flags
+		 * and pgprot when it maps a page: both are set before any is.
+		 */
+		vm_flags_set(vma, VM_ALLOW_ANY_UNCACHED);
+		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
+	}
+
+	vma->vm_private_data = nvdev;
+	vma->vm_ops = &region_vm_ops;
+	return 0;
+}
+
+/**
+ * nvgrace_gpu_region_info() - answer VFIO_DEVICE_GET_REGION_INFO for a region
+ * @region: the region
+ * @info: size, offset and flags are filled in
+ * @caps: gets a sparse area of the bytes that are real memory, and so can be
+ *	mapped; by it the user learns their number
+ *
+ * Context: Process context, may sleep.
+ * Return: 0, or -ENOMEM.
+ */
+int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
+			    struct vfio_region_info *info,
+			    struct vfio_info_cap *caps)
+{
+	struct vfio_region_info_cap_sparse_mmap *sparse;
+	size_t size = struct_size(sparse, areas, 1);
+	int ret;
+
+	sparse = kzalloc(size, GFP_KERNEL);
+	if (!sparse)
+		return -ENOMEM;
+
+	sparse->header.id = VFIO_REGION_INFO_CAP_SPARSE_MMAP;
+	sparse->header.version = 1;
+	sparse->nr_areas = 1;
+	sparse->areas[0].size = region->backed;
+
+	ret = vfio_info_add_capability(caps, &sparse->header, size);
+	kfree(sparse);
+	if (ret)
+		return ret;
+
+	info->offset = VFIO_PCI_INDEX_TO_OFFSET(region->index);
+	info->size = region->bar_size;
+	info->flags = VFIO_REGION_INFO_FLAG_READ |
+		      VFIO_REGION_INFO_FLAG_WRITE |
+		      VFIO_REGION_INFO_FLAG_MMAP;
+	return 0;
+}
