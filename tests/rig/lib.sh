@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# For jobs on the emulated host: find and bind the stand-ins, KTAP, the guest.
+# shellcheck disable=SC1091
+. /rig.env
+
+# The PCI address of the function that has this name in ACPI.
+bdf_of() {
+	for d in /sys/bus/pci/devices/*; do
+		case $(cat "$d/firmware_node/path" 2> /dev/null) in
+		*."$1") basename "$d"; return ;;
+		esac
+	done
+	echo "no PCI function is called $1 in ACPI" >&2
+	return 1
+}
+
+unbind_gpu() {
+	[ ! -e "/sys/bus/pci/devices/$1/driver" ] || echo "$1" > "/sys/bus/pci/devices/$1/driver/unbind"
+}
+
+# bind_gpu BDF DRIVER
+bind_gpu() {
+	unbind_gpu "$1"
+	echo "$2" > "/sys/bus/pci/devices/$1/driver_override"
+	echo "$1" > "/sys/bus/pci/drivers/$2/bind"
+}
+
+# KTAP: plan N, then ok NAME COMMAND... for each; finish returns the verdict.
+plan() { PLAN=$1 TEST_NR=0 TEST_FAILED=0; printf 'KTAP version 1\n1..%s\n' "$1"; }
+
+result() {
+	TEST_NR=$((TEST_NR + 1))
+	[ "$1" = ok ] || TEST_FAILED=$((TEST_FAILED + 1))
+	echo "$1 $TEST_NR $2"
+}
+
+ok() {
+	ok_name=$1
+	shift
+	if "$@" > /tmp/ok.log 2>&1; then
+		result ok "$ok_name"
+	else
+		echo "# $*"
+		sed 's/^/# /' /tmp/ok.log
+		result 'not ok' "$ok_name"
+	fi
+}
+
+# nested NAME COMMAND...: a command that prints KTAP itself, as one test. It has
+# to come to its end: a plan that was not fulfilled is a failure.
+nested() {
+	nested_name=$1
+	shift
+	printf '    KTAP version 1\n    # Subtest: %s\n' "$nested_name"
+	{ "$@"; echo "$?" > /tmp/nested.rc; } 2>&1 | sed '/^K*TAP version/d; s/^/    /'
+	if [ "$(cat /tmp/nested.rc)" = 0 ]; then result ok "$nested_name"; else result 'not ok' "$nested_name"; fi
+}
+
+finish() { [ "$TEST_FAILED" = 0 ] && [ "$TEST_NR" = "$PLAN" ]; }
+
+# The kernel log since the last call has no trouble, and of the driver it has
+# only lines that it writes when all is well, or that match one of the extended
+# regular expressions given.
+GOOD_LINES='nvgrace_gpu: loading out-of-tree module taints kernel\.
+(usemem|resmem) \[mem 0x[0-9a-f]*-0x[0-9a-f]*\] is BAR[24], 0x[0-9a-f]* bytes backed of 0x[0-9a-f]*
+(Adding to|Removing from) iommu group [0-9]*
+resetting
+reset done
+enabling device \(000. -> 000.\)'
+log_is_clean() {
+	dmesg -c > /tmp/dmesg
+	cat /tmp/dmesg > /dev/console
+	! grep -E 'WARNING:|BUG:|BUG at|Oops|Call trace|possible circular|suspicious RCU|Unable to handle|hung_task|blocked for more|[Bb]ad page' /tmp/dmesg ||
+		return 1
+	{ echo "$GOOD_LINES"; for re; do echo "$re"; done; } > /tmp/good
+	sed -n 's/^\[[^]]*\] //; s/^nvgrace_gpu [0-9a-f:.]*: //p; t; /nvgrace_gpu/p' /tmp/dmesg |
+		grep -vxE -f /tmp/good > /tmp/unexpected || return 0
+	echo "unexpected lines in the kernel log:"
+	cat /tmp/unexpected
+	return 1
+}
+
+# guest INITRD [QEMU ARGUMENTS]: run a guest with Debian's QEMU; its verdict is
+# printed, and its console and QEMU's own words are in /tmp/guest.log.
+guest() {
+	initrd=$1
+	shift
+	rm -f /tmp/guest.log /tmp/guest.verdict
+	timeout "${GUEST_TIMEOUT:-120}" qemu-system-aarch64 -M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m 512 \
+		-nodefaults -display none -no-reboot -kernel /Image -initrd "$initrd" \
+		-append 'console=ttyAMA0 panic=-1 quiet' -serial file:/tmp/guest.log \
+		-chardev file,id=verdict,path=/tmp/guest.verdict -device virtio-serial-pci,romfile= \
+		-device virtserialport,chardev=verdict "$@" > /tmp/qemu.log 2>&1 &
+	qemu=$!
+	# QEMU keeps a guest whose vCPU cannot go on, for a debugger to look at.
+	while kill -0 $qemu 2> /dev/null; do
+		! grep -q 'kvm run failed' /tmp/qemu.log || kill $qemu
+		sleep 0.2
+	done
+	wait $qemu
+	qemu_rc=$?
+	cat /tmp/qemu.log >> /tmp/guest.log
+	grep -v '^# job exit' /tmp/guest.verdict
+	if [ $qemu_rc = 124 ]; then echo "# the guest hung and was stopped"; return 1; fi
+	grep -q '^# job exit 0$' /tmp/guest.verdict && return
+	echo "# the guest ended without a good verdict; the end of its log:"
+	tail -n 20 /tmp/guest.log | sed 's/^/# /'
+	return 1
+}
