@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The pattern that one side writes to a region and another verifies: every
+ * offset has a value of its own, so that memory which is aliased, shifted or
+ * swapped between the regions shows.
+ */
+#ifndef TESTS_PATTERN_H
+#define TESTS_PATTERN_H
+
+#include <stdint.h>
+
+static inline uint64_t pattern(unsigned int seed, uint64_t offset)
+{
+	uint64_t x = offset + ((uint64_t)seed << 56) + 0x9e3779b97f4a7c15;
+
+	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+	x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+	return x ^ (x >> 31);
+}
+
+/* The offsets that are visited: every stride, then the last 8 bytes. */
+#define for_each_stride(off, len, stride)				\
+	for ((off) = 0; (off) < (len);					\
+	     (off) = (off) == (len) - 8 ? (len) :			\
+		     (off) + (stride) < (len) - 8 ? (off) + (stride) : (len) - 8)
+
+#endif /* TESTS_PATTERN_H */

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A device of which firmware names no memory is served as vfio-pci does: its
+ * own BAR2 (bochs-display's registers, 4 KiB) shows, and no BAR4.
+ */
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include <linux/pci_regs.h>
+
+#include "kselftest_harness.h"
+#include "vfio.h"
+
+#define CONFIG	((uint64_t)VFIO_PCI_CONFIG_REGION_INDEX << 40)
+#define BAR2	((uint64_t)VFIO_PCI_BAR2_REGION_INDEX << 40)
+#define BAR4	((uint64_t)VFIO_PCI_BAR4_REGION_INDEX << 40)
+
+FIXTURE(plain)
+{
+	struct vfio v;
+	int fd;
+};
+
+FIXTURE_SETUP(plain)
+{
+	uint16_t command = PCI_COMMAND_MEMORY;
+
+	ASSERT_EQ(0, vfio_open(&self->v, false));
+	self->fd = self->v.device;
+	ASSERT_EQ(2, pwrite(self->fd, &command, 2, CONFIG + PCI_COMMAND));
+}
+
+FIXTURE_TEARDOWN(plain)
+{
+	vfio_close(&self->v);
+}
+
+TEST_F(plain, region_info)
+{
+	struct vfio_region_info info = { .argsz = sizeof(info) };
+
+	info.index = VFIO_PCI_BAR2_REGION_INDEX;
+	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_GET_REGION_INFO, &info));
+	EXPECT_EQ(4096, info.size);
+	EXPECT_EQ(BAR2, info.offset);
+	EXPECT_EQ(0, info.flags & VFIO_REGION_INFO_FLAG_CAPS);
+
+	info.index = VFIO_PCI_BAR4_REGION_INDEX;
+	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_GET_REGION_INFO, &info));
+	EXPECT_EQ(0, info.size);
+	EXPECT_EQ(0, info.flags);
+}
+
+TEST_F(plain, bar_registers)
+{
+	uint32_t ones[4] = { ~0U, ~0U, ~0U, ~0U }, bar[4];
+
+	ASSERT_EQ(16, pwrite(self->fd, ones, 16, CONFIG + PCI_BASE_ADDRESS_2));
+	ASSERT_EQ(16, pread(self->fd, bar, 16, CONFIG + PCI_BASE_ADDRESS_2));
+	EXPECT_EQ(~4095U, bar[0]);
+	EXPECT_EQ(0, bar[1] | bar[2] | bar[3]);
+}
+
+TEST_F(plain, access)
+{
+	struct vfio_device_ioeventfd io = {
+		.argsz = sizeof(io),
+		.flags = VFIO_DEVICE_IOEVENTFD_32,
+		.offset = BAR2,
+	};
+	uint32_t value;
+	void *p;
+
+	EXPECT_EQ(4, pread(self->fd, &value, 4, BAR2));
+	EXPECT_EQ(-1, pread(self->fd, &value, 4, BAR2 + 4096));
+	EXPECT_EQ(-1, pread(self->fd, &value, 4, BAR4));
+	p = mmap(NULL, 4096, PROT_READ, MAP_SHARED, self->fd, BAR2);
+	EXPECT_NE(MAP_FAILED, p);
+	p = mmap(NULL, 4096, PROT_READ, MAP_SHARED, self->fd, BAR4);
+	EXPECT_EQ(MAP_FAILED, p);
+	io.fd = eventfd(0, EFD_CLOEXEC);
+	EXPECT_EQ(0, ioctl(self->fd, VFIO_DEVICE_IOEVENTFD, &io));
+}
+
+TEST_HARNESS_MAIN
