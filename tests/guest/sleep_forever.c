@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* A guest that is there until somebody ends it. */
+#include <stdio.h>
+#include <unistd.h>
+
+int main(void)
+{
+	puts("# the guest is up");
+	fflush(stdout);
+	for (;;)
+		pause();
+}

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# The project's main job, on one screen: a GPU's memory out of ACPI into a guest.
+# shellcheck disable=SC1091
+. /lib.sh
+
+now() { cut -d' ' -f1 /proc/uptime; }
+took() { printf '%-8s %-92s %5.1f s\n' "$1" "$2" "$(echo "$(now) - $start" | bc)"; }
+more() { printf '         %s\n' "$*"; }
+gib() { echo "scale=3; $(($1 / 1048576)) / 1024" | bc | sed 's/^\./0./; s/\.*0*$//'; }
+fail() {
+	echo "$*"
+	dmesg | tail -n 20
+	exit 1
+}
+
+start=0
+took host "Linux $(uname -r) on an emulated Grace host, $(nproc) CPUs, UEFI, ACPI, SMMUv3, EL2"
+
+start=$(now)
+dmesg -c > /dev/null
+# shellcheck disable=SC2086
+insmod /modules/nvgrace_gpu.ko $MODULE_ARGS || fail "the module does not load"
+BDF=$(bdf_of "$GPUS")
+bind_gpu "$BDF" nvgrace_gpu || fail "the GPU does not bind"
+took driver "nvgrace_gpu loaded, $BDF ($(cat "/sys/bus/pci/devices/$BDF/vendor"):$(cat "/sys/bus/pci/devices/$BDF/device")) bound to it by driver_override"
+
+# What the driver says that it found: name, first and last byte, BAR, backed, shown.
+dmesg | sed -n 's/.* \([a-z]*mem\) \[mem \(0x[0-9a-f]*\)-\(0x[0-9a-f]*\)\] is BAR\([0-9]\), \(0x[0-9a-f]*\) bytes backed of \(0x[0-9a-f]*\)$/\1 \2 \3 \4 \5 \6/p' > /tmp/regions
+[ "$(wc -l < /tmp/regions)" = 2 ] || fail "the driver shows no usemem and resmem"
+first=$(awk 'NR == 1 { print $2 }' /tmp/regions) last=$(awk 'END { print $3 }' /tmp/regions)
+more "ACPI names coherent memory at $first-$last: $(gib $((last - first + 1))) GiB"
+while read -r name first last bar backed shown; do
+	more "$name = BAR$bar  $first-$last  $(gib "$backed") GiB backed, $(gib "$shown") GiB shown"
+	REGIONS="${REGIONS:+$REGIONS }$bar:$backed:$shown"
+done < /tmp/regions
+export BDF REGIONS
+
+start=$(now)
+guest /guest.cpio -append "console=ttyAMA0 panic=-1 quiet TEST=bars REGIONS=$(echo "$REGIONS" | tr ' ' ,)" \
+	-object iommufd,id=iommufd0 -device "vfio-pci,host=$BDF,iommufd=iommufd0" > /tmp/guest.ktap ||
+	{ cat /tmp/guest.ktap; fail "the guest failed"; }
+took guest "$(qemu-system-aarch64 --version | sed -n 's/ emulator version//p' | cut -d'(' -f1)-device vfio-pci,host=$BDF,iommufd=iommufd0; its lspci shows"
+sed -n 's/^# //p' /tmp/guest.ktap | grep -E '^[0-9]|^ ' | while IFS= read -r line; do more "$line"; done
+sed -n 's/^# \([a-z]*mem\): \(.*places.*\)/\1: pattern written and verified at \2/p' /tmp/guest.ktap |
+	while IFS= read -r line; do more "$line"; done
+grep '^ok.*all ones' /tmp/guest.ktap | sed 's/^ok [0-9]* //' | while IFS= read -r line; do more "$line"; done
+
+start=$(now)
+for region in usemem resmem; do verify $region 67108864 > /tmp/$region || fail "the host sees something else in $region"; done
+took host "through VFIO, with the guest gone, the same bytes:"
+for region in usemem resmem; do more "$(cat /tmp/$region)"; done
+
+rmmod nvgrace_gpu || fail "the module does not unload"
+log_is_clean > /tmp/log || { cat /tmp/log; exit 1; }
+more "the module is unloaded; the kernel log has no warning"

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# The GPU in a guest, as an operator would start it: by iommufd in both BAR
+# layouts and by the legacy container; then what the guest left, seen from the host.
+# shellcheck disable=SC1091
+. /lib.sh
+
+gib=1073741824
+export BDF REGIONS
+
+# in_guest TEST [QEMU_ARGUMENTS]: a guest with the GPU at BDF.
+in_guest() {
+	append="console=ttyAMA0 panic=-1 quiet TEST=$1 REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+	shift
+	guest /guest.cpio -append "$append" "$@"
+}
+
+by_iommufd() { in_guest "$1" -object iommufd,id=iommufd0 -device "vfio-pci,host=$BDF,iommufd=iommufd0"; }
+by_container() { in_guest "$1" -device "vfio-pci,host=$BDF"; }
+
+# killed: QEMU is killed while its guest runs, and the GPU is free again.
+killed() {
+	by_iommufd sleep_forever > /tmp/killed.log &
+	for _ in $(seq 100); do
+		! grep -q 'guest is up' /tmp/guest.verdict 2> /dev/null || break
+		sleep 0.2
+	done
+	grep 'guest is up' /tmp/guest.verdict && kill -KILL "$(pidof qemu-system-aarch64)" || return 1
+	wait
+	verify usemem 67108864
+}
+
+# guest_and_host NAME HOW: what the guest wrote is what the host sees afterwards.
+guest_and_host() {
+	nested "guest.$1" "$2" bars
+	for r in usemem resmem; do ok "host_sees.$1.$r" verify $r 67108864; done
+}
+
+plan $((4 + 3 + 1 + 4 + 3 + 2))
+dmesg -c > /dev/null
+
+ok load.usemem_bar_4 insmod /modules/nvgrace_gpu.ko usemem_bar=4
+BDF=$(bdf_of GP01)
+ok bind.usemem_bar_4 bind_gpu "$BDF" nvgrace_gpu
+# 94.5 GiB.
+REGIONS="4:$((93 * gib + gib / 2)):$((128 * gib)) 2:$gib:$gib"
+guest_and_host usemem_bar_4 by_iommufd
+ok unload.usemem_bar_4 rmmod nvgrace_gpu
+
+ok load.usemem_bar_2 insmod /modules/nvgrace_gpu.ko
+ok bind.usemem_bar_2 bind_gpu "$BDF" nvgrace_gpu
+REGIONS="2:$((93 * gib + gib / 2)):$((128 * gib)) 4:$gib:$gib"
+guest_and_host usemem_bar_2 by_iommufd
+ok qemu_is_killed killed
+
+# 1.5 GiB: the legacy container pins the mapping page by page, which takes long.
+BDF=$(bdf_of GP00)
+ok bind.legacy bind_gpu "$BDF" nvgrace_gpu
+REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib"
+guest_and_host legacy by_container
+ok log log_is_clean
+finish
