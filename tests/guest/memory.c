@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What user space in the guest does with memory, once it is the BAR's: allocate
+ * MIB, write and verify it, and run code in it.
+ *
+ *	memory MIB
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "pattern.h"
+
+/* mov w0, #NUMBER; ret */
+static int run_code(void *p, unsigned int number)
+{
+	uint32_t code[] = { 0x52800000 | (number << 5), 0xd65f03c0 };
+
+	memcpy(p, code, sizeof(code));
+	__builtin___clear_cache(p, p + sizeof(code));
+	return ((int (*)(void))p)();
+}
+
+static int stress(unsigned long mib)
+{
+	const unsigned long n = (mib << 20) / 8;
+	uint64_t *p = mmap(NULL, n * 8, PROT_READ | PROT_WRITE | PROT_EXEC,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned long i;
+
+	if (p == MAP_FAILED) {
+		perror("mmap");
+		return 1;
+	}
+	for (i = 0; i < n; i += 64)
+		p[i] = pattern(9, i);
+	for (i = 0; i < n; i += 64)
+		if (p[i] != pattern(9, i))
+			return 1;
+	/* A function in every MiB: some of them lie in the BAR. */
+	for (i = 0; i < mib; i++)
+		if (run_code(p + (i << 17), i & 0xfff) != (int)(i & 0xfff))
+			return 1;
+	/* Unaligned, as compilers and memcpy() do it. */
+	for (i = 1; i < n * 8 - 4096; i += 1048583) {
+		memset((char *)p + i, 0x5a, 333);
+		memmove((char *)p + i + 7, (char *)p + i, 300);
+		if (((char *)p)[i + 306] != 0x5a)
+			return 1;
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 2) {
+		fprintf(stderr, "usage: %s MIB\n", argv[0]);
+		return 2;
+	}
+	return stress(strtoul(argv[1], NULL, 0));
+}

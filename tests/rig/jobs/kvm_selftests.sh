@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# The kernel's own KVM selftests that are about memory. scripts/check runs them on
+# the patched and the unpatched kernel and compares what each ends with: under
+# emulation one or the other fails on both.
+# shellcheck disable=SC1091
+. /lib.sh
+
+# Where ok does not catch it.
+exec 3>&1
+
+# selftest NAME ARGUMENTS: how it ended, as "# result NAME pass|skip|fail".
+selftest() {
+	selftest=/tests/$1
+	shift
+	timeout 120 "$selftest" "$@" > /tmp/selftest.log 2>&1
+	rc=$?
+	case $rc in 0) how=pass ;; 4) how=skip ;; *) how=fail ;; esac
+	echo "# result ${selftest##*/} $how" >&3
+	echo "ended with $rc"
+	tail -n 5 /tmp/selftest.log
+	# Not found, or had to be stopped: no result. A failure is one.
+	case $rc in 127 | 124 | 143) false ;; esac
+}
+
+plan 7
+ok page_fault_test selftest page_fault_test -m 3
+ok kvm_page_table_test selftest kvm_page_table_test -m 3 -b 64m
+ok dirty_log_test selftest dirty_log_test -M dirty-log -m 3 -i 3 -I 10
+ok set_memory_region_test selftest set_memory_region_test
+ok memslot_modification_stress_test selftest memslot_modification_stress_test -i 200 -v 2 -b 4m
+ok access_tracking_perf_test selftest access_tracking_perf_test -m 3 -v 1 -b 16m
+ok log log_is_clean
+finish

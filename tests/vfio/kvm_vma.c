@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What KVM makes of the mapping under a memslot, without QEMU: when the memslot
+ * is made, moved or has its flags changed, and when the VMM swaps the mapping
+ * under a memslot that lives.
+ *
+ * BDF names the GPU and REGIONS its regions; it has a BAR0 of its own. PFNMAP
+ * says what this host has to do with cacheable device memory: "map" it,
+ * "refuse" it, or "device", which is what an unpatched kernel does.
+ */
+#include <stddef.h>
+#include <sys/mman.h>
+
+#include <linux/kvm.h>
+#include <linux/pci_regs.h>
+
+#include "kselftest_harness.h"
+#include "vfio.h"
+
+#ifndef KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED
+#define KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED 243
+#endif
+
+#define PAGE		4096UL
+#define BLOCK		(2UL << 20)
+
+#define CODE_GPA	0x40000000UL	/* memslot 0: what the vCPU runs */
+#define DATA_GPA	0x80000000UL	/* memslot 1: the mapping under test */
+#define MOVED_GPA	0xc0000000UL
+#define DONE_GPA	0x10000000UL	/* not there: a store ends the run */
+
+#define LOAD		0x000		/* offsets of the routines in the code */
+#define STORE		0x040
+#define CALL		0x080
+#define VECTORS		0x800
+
+#define ABORTED		0xabadUL
+
+enum mapping { ANON, USEMEM_WB, RESMEM_WC, BAR0, COW, NR_MAPPINGS };
+static const char * const mapping_names[] = {
+	"anonymous", "usemem", "resmem", "BAR0", "copy-on-write PFNMAP",
+};
+
+static bool pfnmap_is(const char *what)
+{
+	const char *s = getenv("PFNMAP");
+
+	return s && !strcmp(s, what);
+}
+
+FIXTURE(vma)
+{
+	struct vfio v;
+	struct region regions[NR_REGIONS];
+	int kvm, vm, vcpu;
+	struct kvm_run *run;
+	void *code, *data;
+};
+
+/* A routine: what it does with [x1], then the result in x0 to DONE_GPA in x2. */
+static void put(void *code, unsigned int at, uint32_t a, uint32_t b)
+{
+	const uint32_t text[] = { a, b, 0xf9000040 /* str x0, [x2] */, 0x14000000 };
+
+	memcpy(code + at, text, sizeof(text));
+}
+
+static int set_slot(int vm, unsigned int slot, uint64_t gpa, void *hva, uint32_t flags)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot,
+		.flags = flags,
+		.guest_phys_addr = gpa,
+		.memory_size = hva ? BLOCK : 0,
+		.userspace_addr = (uintptr_t)hva,
+	};
+
+	return ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) ? -errno : 0;
+}
+
+static void set_reg(struct __test_metadata *_metadata, int vcpu, uint64_t id, uint64_t value)
+{
+	struct kvm_one_reg reg = { .id = id, .addr = (uintptr_t)&value };
+
+	ASSERT_EQ(0, ioctl(vcpu, KVM_SET_ONE_REG, &reg));
+}
+
+#define CORE_REG(name)	(KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE | \
+			 KVM_REG_ARM_CORE_REG(name))
+
+FIXTURE_SETUP(vma)
+{
+	struct kvm_vcpu_init init;
+	uint16_t command = PCI_COMMAND_MEMORY;
+	void *p;
+
+	ASSERT_EQ(0, expected_regions(self->regions));
+	ASSERT_EQ(0, vfio_open(&self->v, true));
+	ASSERT_EQ(2, pwrite(self->v.device, &command, 2,
+			    ((uint64_t)VFIO_PCI_CONFIG_REGION_INDEX << 40) + PCI_COMMAND));
+
+	self->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, self->kvm);
+	self->vm = ioctl(self->kvm, KVM_CREATE_VM, 0);
+	ASSERT_LE(0, self->vm);
+	self->vcpu = ioctl(self->vm, KVM_CREATE_VCPU, 0);
+	ASSERT_LE(0, self->vcpu);
+	ASSERT_EQ(0, ioctl(self->vm, KVM_ARM_PREFERRED_TARGET, &init));
+	ASSERT_EQ(0, ioctl(self->vcpu, KVM_ARM_VCPU_INIT, &init));
+	self->run = mmap(NULL, ioctl(self->kvm, KVM_GET_VCPU_MMAP_SIZE, 0),
+			 PROT_READ | PROT_WRITE, MAP_SHARED, self->vcpu, 0);
+	ASSERT_NE(MAP_FAILED, (void *)self->run);
+
+	p = mmap(NULL, 4 * BLOCK, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	self->code = (void *)(((uintptr_t)p + BLOCK - 1) & ~(BLOCK - 1));
+	self->data = self->code + BLOCK;
+
+	put(self->code, LOAD, 0xf9400020 /* ldr x0, [x1] */, 0xd503201f);
+	put(self->code, STORE, 0xf9000020 /* str x0, [x1] */, 0xd503201f);
+	put(self->code, CALL, 0xd63f0020 /* blr x1 */, 0xd503201f);
+	put(self->code, VECTORS + 0x200, 0xd2800000 | (ABORTED << 5) /* mov x0, #ABORTED */,
+	    0xd503201f);
+	__builtin___clear_cache(self->code, self->code + BLOCK);
+	ASSERT_EQ(0, set_slot(self->vm, 0, CODE_GPA, self->code, 0));
+}
+
+FIXTURE_TEARDOWN(vma)
+{
+	close(self->vcpu);
+	close(self->vm);
+	close(self->kvm);
+	munmap(self->data, BLOCK);
+	vfio_close(&self->v);
+}
+
+/* Put a mapping of this kind where the data is. */
+static void map_as(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
+		   enum mapping kind)
+{
+	const int prot = PROT_READ | PROT_WRITE;
+	int fd = self->v.device;
+	uint64_t off = 0;
+	int flags = MAP_FIXED | MAP_SHARED;
+	void *p;
+
+	switch (kind) {
+	case ANON:
+		flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS;
+		fd = -1;
+		break;
+	case USEMEM_WB:
+		off = (uint64_t)self->regions[USEMEM].bar << 40;
+		break;
+	case RESMEM_WC:
+		off = (uint64_t)self->regions[RESMEM].bar << 40;
+		break;
+	case BAR0:
+		break;
+	case COW:
+		/* VFIO has none to offer; /dev/mem has. Beyond the GPU's memory. */
+		fd = open("/dev/mem", O_RDWR);
+		ASSERT_LE(0, fd);
+		off = 0x80000000000;
+		flags = MAP_FIXED | MAP_PRIVATE;
+		break;
+	default:
+		break;
+	}
+	p = mmap(self->data, BLOCK, prot, flags, fd, off);
+	ASSERT_EQ(self->data, p) TH_LOG("%s: %s", mapping_names[kind], strerror(errno));
+	if (kind == COW)
+		close(fd);
+}
+
+/* 0 and the result of the routine, or what KVM_RUN failed with. */
+static int run(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
+	       unsigned int routine, uint64_t gpa, uint64_t *x0)
+{
+	set_reg(_metadata, self->vcpu, CORE_REG(regs.pc), CODE_GPA + routine);
+	set_reg(_metadata, self->vcpu, CORE_REG(regs.pstate), 0x3c5);
+	set_reg(_metadata, self->vcpu, CORE_REG(regs.regs[0]), *x0);
+	set_reg(_metadata, self->vcpu, CORE_REG(regs.regs[1]), gpa);
+	set_reg(_metadata, self->vcpu, CORE_REG(regs.regs[2]), DONE_GPA);
+	/* VBAR_EL1 */
+	set_reg(_metadata, self->vcpu, ARM64_SYS_REG(3, 0, 12, 0, 0), CODE_GPA + VECTORS);
+
+	if (ioctl(self->vcpu, KVM_RUN, 0))
+		return -errno;
+	EXPECT_EQ(KVM_EXIT_MMIO, self->run->exit_reason);
+	EXPECT_EQ(DONE_GPA, self->run->mmio.phys_addr);
+	memcpy(x0, self->run->mmio.data, sizeof(*x0));
+
+	/* Complete the store, and go no further. */
+	self->run->immediate_exit = 1;
+	EXPECT_EQ(-1, ioctl(self->vcpu, KVM_RUN, 0));
+	self->run->immediate_exit = 0;
+	return 0;
+}
+
+/* Is a mapping of this kind refused for memslots? */
+static bool refused(enum mapping kind)
+{
+	return (kind == COW && !pfnmap_is("device")) ||
+	       (kind == USEMEM_WB && pfnmap_is("refuse"));
+}
+
+TEST_F(vma, capability)
+{
+	const int cap = KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED;
+
+	EXPECT_EQ(pfnmap_is("map"), ioctl(self->vm, KVM_CHECK_EXTENSION, cap));
+	EXPECT_EQ(pfnmap_is("map"), ioctl(self->kvm, KVM_CHECK_EXTENSION, cap));
+}
+
+TEST_F(vma, memslot_creation)
+{
+	enum mapping kind;
+
+	for (kind = ANON; kind < NR_MAPPINGS; kind++) {
+		map_as(_metadata, self, kind);
+		EXPECT_EQ(refused(kind) ? -EINVAL : 0,
+			  set_slot(self->vm, 1, DATA_GPA, self->data, 0)) {
+			TH_LOG("%s", mapping_names[kind]);
+		}
+		set_slot(self->vm, 1, DATA_GPA, NULL, 0);
+	}
+}
+
+/* A memslot over two mappings is looked at as a whole. */
+TEST_F(vma, memslot_over_two_mappings)
+{
+	map_as(_metadata, self, USEMEM_WB);
+	ASSERT_NE(MAP_FAILED, mmap(self->data, PAGE, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	EXPECT_EQ(refused(USEMEM_WB) ? -EINVAL : 0,
+		  set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+}
+
+TEST_F(vma, memslot_move_and_flags)
+{
+	enum mapping kind;
+
+	for (kind = ANON; kind < NR_MAPPINGS; kind++) {
+		map_as(_metadata, self, ANON);
+		ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+		map_as(_metadata, self, kind);
+		EXPECT_EQ(refused(kind) ? -EINVAL : 0,
+			  set_slot(self->vm, 1, MOVED_GPA, self->data, 0)) {
+			TH_LOG("move: %s", mapping_names[kind]);
+		}
+		/* Dirty logging of device memory was always refused. */
+		EXPECT_EQ(kind == ANON ? 0 : -EINVAL,
+			  set_slot(self->vm, 1, refused(kind) ? DATA_GPA : MOVED_GPA,
+				   self->data, KVM_MEM_LOG_DIRTY_PAGES)) {
+			TH_LOG("flags: %s", mapping_names[kind]);
+		}
+		set_slot(self->vm, 1, DATA_GPA, NULL, 0);
+	}
+}
+
+TEST_F(vma, swapped_under_a_memslot)
+{
+	enum mapping kind;
+	uint64_t x0;
+
+	map_as(_metadata, self, ANON);
+	ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+	for (kind = ANON; kind < NR_MAPPINGS; kind++) {
+		/* There and back again: from each kind to each of the others. */
+		map_as(_metadata, self, kind);
+		if (kind == COW && !refused(kind))
+			continue;	/* nothing answers there */
+		x0 = 0x1122334455667788 + kind;
+		EXPECT_EQ(refused(kind) ? -EFAULT : 0,
+			  run(_metadata, self, STORE, DATA_GPA + 0x100, &x0)) {
+			TH_LOG("store: %s", mapping_names[kind]);
+		}
+		x0 = 0;
+		EXPECT_EQ(refused(kind) ? -EFAULT : 0,
+			  run(_metadata, self, LOAD, DATA_GPA + 0x100, &x0)) {
+			TH_LOG("load: %s", mapping_names[kind]);
+		}
+		if (!refused(kind)) {
+			EXPECT_EQ(0x1122334455667788 + kind, x0);
+			EXPECT_EQ(x0, *(volatile uint64_t *)(self->data + 0x100));
+		}
+		map_as(_metadata, self, ANON);
+		x0 = 1;
+		EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA + 0x100, &x0));
+		EXPECT_EQ(0, x0);
+	}
+}
+
+/* mov x0, #77; ret, written by the VMM and run by the guest. */
+TEST_F(vma, execution)
+{
+	const bool runs[] = {
+		[ANON] = true, [USEMEM_WB] = pfnmap_is("map"),
+		[RESMEM_WC] = false, [BAR0] = false,
+	};
+	enum mapping kind;
+	uint64_t x0;
+
+	for (kind = ANON; kind < COW; kind++) {
+		if (refused(kind))
+			continue;
+		map_as(_metadata, self, kind);
+		*(volatile uint32_t *)(self->data + 0x200) = 0xd2800000 | (77 << 5);
+		*(volatile uint32_t *)(self->data + 0x204) = 0xd65f03c0;
+		if (kind == ANON)
+			__builtin___clear_cache(self->data, self->data + PAGE);
+		ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+		x0 = 0;
+		EXPECT_EQ(0, run(_metadata, self, CALL, DATA_GPA + 0x200, &x0));
+		EXPECT_EQ(runs[kind] ? 77 : ABORTED, x0) TH_LOG("%s", mapping_names[kind]);
+		set_slot(self->vm, 1, DATA_GPA, NULL, 0);
+	}
+}
+
+TEST_HARNESS_MAIN
