@@ -84,7 +84,7 @@ map)
 device)
 	# shellcheck disable=SC2086
 	set -- $breaks
-	plan $((6 + $# + 1))
+	plan $((8 + $#))
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
 	nested kvm_vma kvm_vma
 	trace_stage2
