@@ -44,9 +44,12 @@ static int stress(unsigned long mib)
 			return 1;
 	/* Unaligned, as compilers and memcpy() do it. */
 	for (i = 1; i < n * 8 - 4096; i += 1048583) {
-		memset((char *)p + i, 0x5a, 333);
-		memmove((char *)p + i + 7, (char *)p + i, 300);
-		if (((char *)p)[i + 306] != 0x5a)
+		char *at = (char *)p + i;
+
+		memset(at, 0x5a, 333);
+		at[299] = 0x11;
+		memmove(at + 7, at, 300);
+		if (at[306] != 0x11 || at[305] != 0x5a)
 			return 1;
 	}
 	return 0;

@@ -6,7 +6,8 @@
  *
  * BDF names the GPU and REGIONS its regions; it has a BAR0 of its own. PFNMAP
  * says what this host has to do with cacheable device memory: "map" it,
- * "refuse" it, or "device", which is what an unpatched kernel does.
+ * "refuse" it, or "device", which is what an unpatched kernel does. With "mte"
+ * the VM has MTE, and mte_vm is the test to run.
  */
 #include <stddef.h>
 #include <sys/mman.h>
@@ -103,6 +104,11 @@ FIXTURE_SETUP(vma)
 	ASSERT_LE(0, self->kvm);
 	self->vm = ioctl(self->kvm, KVM_CREATE_VM, 0);
 	ASSERT_LE(0, self->vm);
+	if (pfnmap_is("mte")) {
+		struct kvm_enable_cap mte = { .cap = KVM_CAP_ARM_MTE };
+
+		ASSERT_EQ(0, ioctl(self->vm, KVM_ENABLE_CAP, &mte));
+	}
 	self->vcpu = ioctl(self->vm, KVM_CREATE_VCPU, 0);
 	ASSERT_LE(0, self->vcpu);
 	ASSERT_EQ(0, ioctl(self->vm, KVM_ARM_PREFERRED_TARGET, &init));
@@ -257,7 +263,35 @@ TEST_F(vma, memslot_move_and_flags)
 			TH_LOG("flags: %s", mapping_names[kind]);
 		}
 		set_slot(self->vm, 1, DATA_GPA, NULL, 0);
+
+		/* A change of flags that is fine by itself. */
+		map_as(_metadata, self, ANON);
+		ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data,
+				      KVM_MEM_LOG_DIRTY_PAGES));
+		map_as(_metadata, self, kind);
+		EXPECT_EQ(refused(kind) ? -EINVAL : 0,
+			  set_slot(self->vm, 1, DATA_GPA, self->data, 0)) {
+			TH_LOG("clear flags: %s", mapping_names[kind]);
+		}
+		set_slot(self->vm, 1, DATA_GPA, NULL, 0);
 	}
+}
+
+/* A VM with MTE gets no device memory that it could want to tag. */
+TEST_F(vma, mte_vm)
+{
+	uint64_t x0 = 0;
+
+	if (!pfnmap_is("mte"))
+		SKIP(return, "this VM has no MTE");
+	map_as(_metadata, self, ANON);
+	ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+	EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA, &x0));
+
+	map_as(_metadata, self, USEMEM_WB);
+	EXPECT_EQ(-EINVAL, set_slot(self->vm, 1, MOVED_GPA, self->data, 0));
+	EXPECT_EQ(-EFAULT, run(_metadata, self, LOAD, DATA_GPA, &x0));
+	EXPECT_EQ(-EFAULT, run(_metadata, self, STORE, DATA_GPA, &x0));
 }
 
 TEST_F(vma, swapped_under_a_memslot)
@@ -268,7 +302,7 @@ TEST_F(vma, swapped_under_a_memslot)
 	map_as(_metadata, self, ANON);
 	ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
 	for (kind = ANON; kind < NR_MAPPINGS; kind++) {
-		/* There and back again: from each kind to each of the others. */
+		/* From anonymous memory to each kind, and back again. */
 		map_as(_metadata, self, kind);
 		if (kind == COW && !refused(kind))
 			continue;	/* nothing answers there */

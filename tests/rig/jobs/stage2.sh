@@ -25,7 +25,7 @@ in_guest() {
 # must_break PROBE: the guest takes an abort, or its vCPU stops.
 must_break() {
 	! in_guest "$1" > /tmp/broken || { cat /tmp/broken; return 1; }
-	grep -E 'alignment fault|Unhandled fault|external abort|Bad address|Bus error|not ok' /tmp/broken
+	grep -E 'alignment fault|Unhandled fault|external abort|Bad address|Bus error' /tmp/broken /tmp/guest.log
 }
 
 trace_stage2() {
@@ -103,8 +103,9 @@ refuse)
 	ok qemu_is_refused qemu_is_refused
 	;;
 mte)
-	plan 4
+	plan 5
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
+	nested kvm_vma kvm_vma -t mte_vm
 	export GUEST_MACHINE=,mte=on
 	ok qemu_is_refused qemu_is_refused
 	;;
