@@ -13,7 +13,7 @@ exec 3>&1
 selftest() {
 	selftest=/tests/$1
 	shift
-	timeout 120 "$selftest" "$@" > /tmp/selftest.log 2>&1
+	timeout 400 "$selftest" "$@" > /tmp/selftest.log 2>&1
 	rc=$?
 	case $rc in 0) how=pass ;; 4) how=skip ;; *) how=fail ;; esac
 	echo "# result ${selftest##*/} $how" >&3
