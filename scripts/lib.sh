@@ -5,6 +5,8 @@
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/nvgrace_gpu
 JOBS=$(nproc)
+# The KVM series without its cover letter, 0000.
+SERIES=("$TOP"/patches/linux-6.12/000[1-9]-*.patch)
 KARCH=(ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-)
 
 # A change in how something is fetched or built makes a new cache entry of it.
@@ -151,8 +153,7 @@ fill_source() {
 apply_series() {
 	local p log=$CACHE/log/series.log
 	: > "$log"
-	for p in "$TOP"/patches/linux-6.12/0*.patch; do
-		[ "${p##*/}" != 0000-cover-letter.patch ] || continue
+	for p in "${SERIES[@]}"; do
 		patch -d "$1" -p1 --fuzz=0 --no-backup-if-mismatch -i "$p" >> "$log" 2>&1 ||
 			die_log "$log" "${p#"$TOP/"} does not apply: $(grep -m 1 FAILED "$log")"
 	done
@@ -204,7 +205,7 @@ need_kernel() {
 	cached "${SRC##*/}/${KERNEL##*/}" "building that kernel (the long step: minutes)" make_kernel
 	[ -n "${PATCHED:-}" ] || return 0
 
-	series=$(cat "$TOP"/patches/linux-6.12/0*.patch; echo "${KERNEL##*/} $RECIPE")
+	series=$(cat "${SERIES[@]}"; echo "${KERNEL##*/} $RECIPE")
 	patched=${SRC##*/}-patched-$(key <<< "$series")
 	cached "$patched" "patching that kernel with patches/linux-6.12" fill_patched
 	KERNEL=$CACHE/$patched/${KERNEL##*/}
