@@ -37,9 +37,11 @@
 
 #define ABORTED		0xabadUL
 
-enum mapping { ANON, USEMEM_WB, RESMEM_WC, BAR0, COW, NR_MAPPINGS };
+/* The last two come from mixedmap.ko. */
+enum mapping { ANON, USEMEM_WB, RESMEM_WC, BAR0, COW, MIXED_WB, MIXED_WC, NR_MAPPINGS };
 static const char * const mapping_names[] = {
 	"anonymous", "usemem", "resmem", "BAR0", "copy-on-write PFNMAP",
+	"cacheable MIXEDMAP", "write-combining MIXEDMAP",
 };
 
 static bool pfnmap_is(const char *what)
@@ -171,12 +173,18 @@ static void map_as(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 		off = 0x80000000000;
 		flags = MAP_FIXED | MAP_PRIVATE;
 		break;
+	case MIXED_WB:
+	case MIXED_WC:
+		fd = open("/dev/mixedmap", O_RDWR);
+		ASSERT_LE(0, fd);
+		off = kind == MIXED_WB ? 0 : BLOCK;
+		break;
 	default:
 		break;
 	}
 	p = mmap(self->data, BLOCK, prot, flags, fd, off);
 	ASSERT_EQ(self->data, p) TH_LOG("%s: %s", mapping_names[kind], strerror(errno));
-	if (kind == COW)
+	if (fd >= 0 && fd != self->v.device)
 		close(fd);
 }
 
@@ -210,6 +218,12 @@ static bool refused(enum mapping kind)
 {
 	return (kind == COW && !pfnmap_is("device")) ||
 	       (kind == USEMEM_WB && pfnmap_is("refuse"));
+}
+
+/* Is it refused when the guest accesses it? Of MIXEDMAP only a page tells. */
+static bool faults(enum mapping kind)
+{
+	return refused(kind) || (kind == MIXED_WB && pfnmap_is("refuse"));
 }
 
 TEST_F(vma, capability)
@@ -256,8 +270,8 @@ TEST_F(vma, memslot_move_and_flags)
 			  set_slot(self->vm, 1, MOVED_GPA, self->data, 0)) {
 			TH_LOG("move: %s", mapping_names[kind]);
 		}
-		/* Dirty logging of device memory was always refused. */
-		EXPECT_EQ(kind == ANON ? 0 : -EINVAL,
+		/* Dirty logging of VM_PFNMAP memory was always refused. */
+		EXPECT_EQ(kind == ANON || kind >= MIXED_WB ? 0 : -EINVAL,
 			  set_slot(self->vm, 1, refused(kind) ? DATA_GPA : MOVED_GPA,
 				   self->data, KVM_MEM_LOG_DIRTY_PAGES)) {
 			TH_LOG("flags: %s", mapping_names[kind]);
@@ -294,36 +308,45 @@ TEST_F(vma, mte_vm)
 	EXPECT_EQ(-EFAULT, run(_metadata, self, STORE, DATA_GPA, &x0));
 }
 
+/* Store and load what the memslot shows now, and see it through the mapping. */
+static void try_access(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
+		       enum mapping from, enum mapping to)
+{
+	const uint64_t value = 0x1122334455667788 + (from << 16) + to;
+	uint64_t x0 = value;
+
+	/* Where the control maps a copy-on-write page nothing answers. */
+	if (to == COW && !faults(to))
+		return;
+	EXPECT_EQ(faults(to) ? -EFAULT : 0,
+		  run(_metadata, self, STORE, DATA_GPA + 0x100, &x0)) {
+		TH_LOG("store: %s, was %s", mapping_names[to], mapping_names[from]);
+	}
+	x0 = 0;
+	EXPECT_EQ(faults(to) ? -EFAULT : 0,
+		  run(_metadata, self, LOAD, DATA_GPA + 0x100, &x0)) {
+		TH_LOG("load: %s, was %s", mapping_names[to], mapping_names[from]);
+	}
+	if (!faults(to)) {
+		EXPECT_EQ(value, x0);
+		EXPECT_EQ(value, *(volatile uint64_t *)(self->data + 0x100));
+	}
+}
+
+/* Each kind takes the place of each other one, when the guest has used that. */
 TEST_F(vma, swapped_under_a_memslot)
 {
-	enum mapping kind;
-	uint64_t x0;
+	enum mapping from, to;
 
 	map_as(_metadata, self, ANON);
 	ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
-	for (kind = ANON; kind < NR_MAPPINGS; kind++) {
-		/* From anonymous memory to each kind, and back again. */
-		map_as(_metadata, self, kind);
-		if (kind == COW && !refused(kind))
-			continue;	/* nothing answers there */
-		x0 = 0x1122334455667788 + kind;
-		EXPECT_EQ(refused(kind) ? -EFAULT : 0,
-			  run(_metadata, self, STORE, DATA_GPA + 0x100, &x0)) {
-			TH_LOG("store: %s", mapping_names[kind]);
+	for (from = ANON; from < NR_MAPPINGS; from++) {
+		for (to = ANON; to < NR_MAPPINGS; to++) {
+			map_as(_metadata, self, from);
+			try_access(_metadata, self, from, from);
+			map_as(_metadata, self, to);
+			try_access(_metadata, self, from, to);
 		}
-		x0 = 0;
-		EXPECT_EQ(refused(kind) ? -EFAULT : 0,
-			  run(_metadata, self, LOAD, DATA_GPA + 0x100, &x0)) {
-			TH_LOG("load: %s", mapping_names[kind]);
-		}
-		if (!refused(kind)) {
-			EXPECT_EQ(0x1122334455667788 + kind, x0);
-			EXPECT_EQ(x0, *(volatile uint64_t *)(self->data + 0x100));
-		}
-		map_as(_metadata, self, ANON);
-		x0 = 1;
-		EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA + 0x100, &x0));
-		EXPECT_EQ(0, x0);
 	}
 }
 
@@ -331,14 +354,16 @@ TEST_F(vma, swapped_under_a_memslot)
 TEST_F(vma, execution)
 {
 	const bool runs[] = {
-		[ANON] = true, [USEMEM_WB] = pfnmap_is("map"),
-		[RESMEM_WC] = false, [BAR0] = false,
+		[ANON] = true,
+		[USEMEM_WB] = pfnmap_is("map"),
+		[MIXED_WB] = pfnmap_is("map"),
+		[NR_MAPPINGS] = false,
 	};
 	enum mapping kind;
 	uint64_t x0;
 
-	for (kind = ANON; kind < COW; kind++) {
-		if (refused(kind))
+	for (kind = ANON; kind < NR_MAPPINGS; kind++) {
+		if (kind == COW || faults(kind))
 			continue;
 		map_as(_metadata, self, kind);
 		*(volatile uint32_t *)(self->data + 0x200) = 0xd2800000 | (77 << 5);

@@ -2,7 +2,9 @@
 # shellcheck shell=sh
 # What memory the guest gets: memory types, block sizes, and what KVM refuses.
 # PFNMAP says what this host's KVM does with cacheable device memory: map,
-# refuse, or device (unpatched, the control: what fails there has to fail).
+# refuse, or device (unpatched, the control: what fails there has to fail); mte is
+# map for a VM with MTE. BASE is where the GPU's 4.5 GiB begin; FWB, for refuse, is
+# yes or no: does the CPU have it?
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -41,15 +43,15 @@ stop_tracing() {
 	echo > $trace/kprobe_events
 }
 
-# stage2_is FIRST LAST TYPE: every mapping of the region is of this type, by the
-# bits of enum kvm_pgtable_prot, and of 2 MiB at least.
+# stage2_is FIRST LAST TYPE LEAST: every mapping of this memory is of this type, by
+# the bits of enum kvm_pgtable_prot, and has this many bytes at least.
 stage2_is() {
 	seen=0
 	while read -r size phys prot; do
 		[ $((phys)) -ge $(($1)) ] && [ $((phys)) -le $(($2)) ] || continue
 		seen=$((seen + 1))
 		case $((prot >> 3 & 3)) in 0) type=normal ;; 1) type=device ;; 2) type=nc ;; *) type=both ;; esac
-		if [ $type != "$3" ] || [ $((size)) -lt 2097152 ]; then
+		if [ $type != "$3" ] || [ $((size)) -lt "$4" ]; then
 			echo "phys $phys size $size prot $prot: $type"
 			return 1
 		fi
@@ -58,56 +60,88 @@ stage2_is() {
 	[ $seen -gt 0 ]
 }
 
+# stage2_has_none FIRST LAST: KVM has mapped something, and nothing of this memory.
+stage2_has_none() {
+	[ -s /tmp/stage2 ] || return 1
+	while read -r size phys prot; do
+		[ $((phys)) -lt $(($1)) ] || [ $((phys)) -gt $(($2)) ] || { echo "phys $phys size $size prot $prot"; return 1; }
+	done < /tmp/stage2
+}
+
 qemu_is_refused() {
 	! in_guest 2:wb:plain > /tmp/refused || return 1
-	grep -i 'KVM_SET_USER_MEMORY_REGION.*Invalid argument' /tmp/guest.log
+	grep 'KVM_SET_USER_MEMORY_REGION failed.*: Invalid argument' /tmp/guest.log || { cat /tmp/guest.log; return 1; }
+}
+
+# cpu_has yes|no FEATURE, in the words of the kernel's log.
+cpu_has() {
+	has=no
+	! grep -F "CPU features: detected: $2" /tmp/boot || has=yes
+	[ $has = "$1" ]
 }
 
 export BDF REGIONS PFNMAP RESET=bus
 BDF=$(bdf_of GP00)
 REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
-dmesg -c > /dev/null
-first=0x70000000000 last=0x700dfffffff end=0x7011fffffff
+dmesg -c > /tmp/boot
+# The GPU's memory begins at BASE: usemem, resmem, and what is left of the DIMM.
+first=$((BASE)) last=$((BASE + 0xdfffffff)) end=$((BASE + 0x11fffffff))
+mixed=$((end + 1)) mixed_wb_end=$((end + 0x200000)) mixed_end=$((end + 0x400000))
+fwb='Stage-2 Force Write-Back'
+dic='Instruction cache invalidation not required for I/D coherence'
+insmod /modules/mixedmap.ko "base=$mixed"
 
 case $PFNMAP in
 map)
-	plan 7
+	plan 9
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
-	nested kvm_vma kvm_vma
 	trace_stage2
+	nested kvm_vma kvm_vma
 	# shellcheck disable=SC2086
 	nested guest in_guest $usemem $breaks $others $resmem online
 	stop_tracing
-	ok stage2.usemem_is_normal_wb stage2_is $first $last normal
-	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc
+	ok stage2.usemem_is_normal_wb stage2_is $first $last normal 0x200000
+	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc 0x200000
+	ok stage2.cacheable_mixedmap_is_normal_wb stage2_is $mixed $mixed_wb_end normal 0x1000
+	ok stage2.other_mixedmap_is_device stage2_is $((mixed_wb_end + 1)) $mixed_end device 0x1000
 	;;
 device)
 	# shellcheck disable=SC2086
 	set -- $breaks
-	plan $((8 + $#))
+	plan $((9 + $#))
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
-	nested kvm_vma kvm_vma
 	trace_stage2
+	nested kvm_vma kvm_vma
 	# shellcheck disable=SC2086
 	nested guest in_guest $usemem $resmem
 	stop_tracing
-	ok stage2.usemem_is_device stage2_is $first $last device
-	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc
+	ok stage2.usemem_is_device stage2_is $first $last device 0x200000
+	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc 0x200000
+	ok stage2.mixedmap_is_device stage2_is $mixed $mixed_end device 0x1000
 	for probe; do ok "breaks.$probe" must_break "$probe"; done
 	ok breaks.online must_break online
 	;;
 refuse)
-	plan 5
+	plan 9
+	ok "cpu.fwb_$FWB" cpu_has "$FWB" "$fwb"
+	ok cpu.dic_no cpu_has no "$dic"
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
+	trace_stage2
 	nested kvm_vma kvm_vma
 	ok qemu_is_refused qemu_is_refused
+	stop_tracing
+	ok stage2.usemem_is_never_mapped stage2_has_none $first $last
+	ok stage2.cacheable_mixedmap_is_never_mapped stage2_has_none $mixed $mixed_wb_end
 	;;
 mte)
-	plan 5
+	plan 6
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
+	trace_stage2
 	nested kvm_vma kvm_vma -t mte_vm
 	export GUEST_MACHINE=,mte=on
 	ok qemu_is_refused qemu_is_refused
+	stop_tracing
+	ok stage2.usemem_is_never_mapped stage2_has_none $first $last
 	;;
 esac
 # The host is well: the GPU can be used, and nothing is in its log.
