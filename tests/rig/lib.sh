@@ -15,6 +15,18 @@ bdf_of() {
 	return 1
 }
 
+# The stand-ins of kind hopper and blackwell become GPUs.
+load_standins() {
+	gpus=
+	for s in $STANDINS; do gpus=$gpus,$(bdf_of "${s%%/*}")/${s#*/}; done
+	[ -z "$gpus" ] || insmod /modules/gpu_standin.ko "gpus=${gpus#,}"
+}
+
+# standin BDF FILE [VALUE]: read or write what debugfs has of one.
+standin() {
+	if [ $# = 2 ]; then cat "/sys/kernel/debug/gpu_standin/$1/$2"; else echo "$3" > "/sys/kernel/debug/gpu_standin/$1/$2"; fi
+}
+
 unbind_gpu() {
 	[ ! -e "/sys/bus/pci/devices/$1/driver" ] || echo "$1" > "/sys/bus/pci/devices/$1/driver/unbind"
 }

@@ -1,0 +1,680 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test-only, for the emulated host: makes a GPU of plain QEMU functions
+ *
+ * QEMU has no GPU like it, so two functions share a slot behind a root port.
+ * Function 0 is a bochs-display: PCI Express with extended config space, a bus
+ * reset that is real, and a BAR0 that is 16 MiB of plain RAM. No function of
+ * QEMU's has two BARs of RAM, so function 1 lends a second: an ivshmem-plain,
+ * whose BAR2 is 64-bit, prefetchable, and as large as one likes.
+ *
+ * This module puts itself between the kernel and their config space, with
+ * pci_bus_set_ops() as the kernel's AER injector does, and has the bus scanned
+ * anew. What then shows is one function: a GPU's ids and class, power
+ * management, FLR, AER and NVIDIA's DVSEC come from an image kept here, BAR2 from
+ * function 1, all else from function 0. Both decode memory exactly while the GPU
+ * would, which is in D0, out of reset, on the bus and with memory enabled; when
+ * not, QEMU answers with all ones.
+ *
+ * Accesses to BAR0 can't be seen. Its two readiness registers are memory that
+ * this module writes: not ready on each reset, ready again by a timer. Whoever
+ * reads BAR0, a driver, a VFIO user or a guest, reads them as on a GPU.
+ *
+ * debugfs, gpu_standin/ADDRESS/, all of it decimal but where 0x stands:
+ *	ready_ms	how long a reset leaves the GPU not ready; 0 (default) is
+ *			not at all, -1 for ever
+ *	ready		do both registers say ready? Writing 0 or 1 sets both, and
+ *			a reset's timer is off
+ *	c2c_link	0x..., the register at BAR0 + 0x1498; ready is 0xff
+ *	hbm_training	0x..., the register at BAR0 + 0x200bc; ready is 0xff
+ *	gone		1 takes the GPU off the bus: config space and BARs are all
+ *			ones, writes are lost; 0 brings it back as it was
+ *	power_state	0 for D0, 3 for D3hot; read-only
+ *	resets_flr	function level resets so far; can be set
+ *	resets_bus	resets by the root port so far; can be set
+ *
+ * The AER injector replaces config space ops too: load it after this module, and
+ * don't unload this module then.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/debugfs.h>
+#include <linux/io.h>
+#include <linux/module.h>
+#include <linux/pci.h>
+#include <linux/timer.h>
+
+#define MAX_GPUS	8
+
+static char *gpus[MAX_GPUS];
+static int nr_gpus;
+module_param_array(gpus, charp, &nr_gpus, 0444);
+MODULE_PARM_DESC(gpus,
+		 "ADDRESS/DEVICE/DVSEC,...: PCI address of function 0, device id in hex, and the DVSEC's carve-out bit (1: needs none), or -1 for no DVSEC");
+
+/* Readiness: two 32-bit registers in BAR0, and what they read. */
+#define BAR0_C2C_LINK		0x1498
+#define BAR0_HBM_TRAINING	0x200bc
+#define BAR0_MAPPED		0x201000
+#define READY			0xff
+#define NOT_READY		0
+
+/* Where the image has its capabilities; QEMU puts the Express one at 0x80. */
+#define PM_CAP		0x40
+#define EXP_CAP		0x80
+#define AER_CAP		0x100
+#define DVSEC_CAP	0x150
+#define IMAGE_SIZE	0x160
+
+#define FUNCTION(fn)	PCI_DEVFN(0, fn)
+
+/**
+ * struct image - config space, as far as it is answered from here
+ * @owned: bits that are, and not by a function
+ * @writable: those of them that a write changes
+ * @value: and what they are
+ */
+struct image {
+	u8 owned[IMAGE_SIZE];
+	u8 writable[IMAGE_SIZE];
+	u8 value[IMAGE_SIZE];
+};
+
+struct standin;
+
+/**
+ * struct readiness - a readiness register
+ * @gpu: whose it is
+ * @value: what it reads
+ */
+struct readiness {
+	struct standin *gpu;
+	u32 value;
+};
+
+/**
+ * struct standin - a stand-in for a GPU
+ * @port: the root port above it
+ * @bus: the bus below the port
+ * @device: PCI device id
+ * @dvsec: the DVSEC's bit 0, or -1 if there is no DVSEC
+ * @image: config space
+ * @bar0: BAR0, mapped
+ * @bar0_address: the bus address of that mapping
+ * @timer: ends the time in which the GPU is not ready
+ * @training: @timer is to make it ready
+ * @in_reset: the port keeps the bus in reset
+ * @gone: off the bus
+ * @stale: @gone or @bar0 was changed, and apply() is to come
+ * @decodes: BAR0 can be accessed
+ * @ready_ms: from the end of a reset until ready; negative: for ever
+ * @c2c_link: a readiness register
+ * @hbm_training: the other one
+ * @resets_flr: function level resets seen
+ * @resets_bus: bus resets seen
+ */
+struct standin {
+	struct pci_dev *port;
+	struct pci_bus *bus;
+	u16 device;
+	int dvsec;
+	struct image image;
+	void __iomem *bar0;
+	u32 bar0_address;
+	struct timer_list timer;
+	bool training, in_reset, gone, stale, decodes;
+	int ready_ms;
+	struct readiness c2c_link, hbm_training;
+	u32 resets_flr, resets_bus;
+};
+
+static struct standin standins[MAX_GPUS];
+static struct dentry *debugfs;
+
+/* All that changes in the stand-ins; innermost but for pci_lock's users. */
+static DEFINE_RAW_SPINLOCK(standin_lock);
+
+static struct pci_ops *real_ops;
+static struct pci_ops standin_ops;
+
+static struct standin *below(const struct pci_bus *bus)
+{
+	int i;
+
+	for (i = 0; i < nr_gpus; i++)
+		if (standins[i].bus == bus)
+			return &standins[i];
+	return NULL;
+}
+
+static struct standin *below_port(const struct pci_bus *bus, unsigned int devfn)
+{
+	int i;
+
+	for (i = 0; i < nr_gpus; i++)
+		if (standins[i].port->bus == bus &&
+		    standins[i].port->devfn == devfn)
+			return &standins[i];
+	return NULL;
+}
+
+/* The image */
+
+static void own(struct image *image, int where, int size, u32 value,
+		u32 writable)
+{
+	for (; size--; where++, value >>= 8, writable >>= 8) {
+		image->owned[where] = 0xff;
+		image->value[where] = value;
+		image->writable[where] = writable;
+	}
+}
+
+static void own_bits(struct image *image, int where, u8 bits, u8 value)
+{
+	image->owned[where] = bits;
+	image->value[where] = value;
+}
+
+static u16 image_word(const struct image *image, int where)
+{
+	return image->value[where] | image->value[where + 1] << 8;
+}
+
+static void fill_image(struct standin *gpu)
+{
+	struct image *image = &gpu->image;
+
+	own(image, PCI_VENDOR_ID, 2, PCI_VENDOR_ID_NVIDIA, 0);
+	own(image, PCI_DEVICE_ID, 2, gpu->device, 0);
+	own(image, PCI_COMMAND, 2, 0, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER |
+	    PCI_COMMAND_PARITY | PCI_COMMAND_SERR | PCI_COMMAND_INTX_DISABLE);
+	own(image, PCI_CLASS_REVISION, 4, PCI_CLASS_DISPLAY_3D << 16 | 0xa1, 0);
+	own(image, PCI_HEADER_TYPE, 1, PCI_HEADER_TYPE_NORMAL, 0);
+	own(image, PCI_SUBSYSTEM_VENDOR_ID, 2, PCI_VENDOR_ID_NVIDIA, 0);
+	own(image, PCI_CAPABILITY_LIST, 1, PM_CAP, 0);
+
+	/*
+	 * BAR0 is a 64-bit one and not prefetchable, so that it gets an address
+	 * which the 32-bit BAR underneath can have.
+	 */
+	own_bits(image, PCI_BASE_ADDRESS_0, 0xf, PCI_BASE_ADDRESS_MEM_TYPE_64);
+	own(image, PCI_BASE_ADDRESS_1, 4, 0, ~0);
+	own(image, PCI_BASE_ADDRESS_4, 4, 0, 0);
+	own(image, PCI_BASE_ADDRESS_5, 4, 0, 0);
+
+	own(image, PM_CAP, 2, PCI_CAP_ID_PM | EXP_CAP << 8, 0);
+	own(image, PM_CAP + PCI_PM_PMC, 2, 3, 0);
+	own(image, PM_CAP + PCI_PM_CTRL, 4, PCI_PM_CTRL_NO_SOFT_RESET,
+	    PCI_PM_CTRL_STATE_MASK);
+
+	own_bits(image, EXP_CAP + PCI_EXP_DEVCAP + 3, PCI_EXP_DEVCAP_FLR >> 24,
+		 PCI_EXP_DEVCAP_FLR >> 24);
+	own(image, EXP_CAP + PCI_EXP_DEVCTL, 2, 0, ~PCI_EXP_DEVCTL_BCR_FLR);
+
+	own(image, AER_CAP, 4, PCI_EXT_CAP_ID_ERR | 2 << 16 |
+	    (gpu->dvsec < 0 ? 0 : DVSEC_CAP << 20), 0);
+	own(image, AER_CAP + PCI_ERR_UNCOR_MASK, 4, 0, ~0);
+	own(image, AER_CAP + PCI_ERR_UNCOR_SEVER, 4, PCI_ERR_UNC_DLP |
+	    PCI_ERR_UNC_SURPDN | PCI_ERR_UNC_FCP | PCI_ERR_UNC_RX_OVER |
+	    PCI_ERR_UNC_MALF_TLP | PCI_ERR_UNC_INTN, ~0);
+	own(image, AER_CAP + PCI_ERR_COR_MASK, 4, PCI_ERR_COR_ADV_NFAT, ~0);
+
+	if (gpu->dvsec < 0)
+		return;
+	own(image, DVSEC_CAP, 4, PCI_EXT_CAP_ID_DVSEC | 1 << 16, 0);
+	own(image, DVSEC_CAP + PCI_DVSEC_HEADER1, 4,
+	    PCI_VENDOR_ID_NVIDIA | 0xc << 20, 0);
+	own(image, DVSEC_CAP + PCI_DVSEC_HEADER2, 4, 3 | gpu->dvsec << 16, 0);
+}
+
+static u32 image_read(const struct image *image, int where, int size, u32 value)
+{
+	int i, shift;
+
+	for (i = 0; i < size && where + i < IMAGE_SIZE; i++) {
+		shift = 8 * i;
+		value &= ~((u32)image->owned[where + i] << shift);
+		value |= (u32)image->value[where + i] << shift;
+	}
+	return value;
+}
+
+static void image_write(struct image *image, int where, int size, u32 value)
+{
+	for (; size-- && where < IMAGE_SIZE; where++, value >>= 8) {
+		image->value[where] &= ~image->writable[where];
+		image->value[where] |= value & image->writable[where];
+	}
+}
+
+/* The functions underneath. bus->ops is standin_ops here, also in the injector. */
+
+static u32 real_read(struct standin *gpu, int fn, int where, int size)
+{
+	u32 value = ~0;
+
+	real_ops->read(gpu->bus, FUNCTION(fn), where, size, &value);
+	return value;
+}
+
+static void real_write(struct standin *gpu, int fn, int where, int size,
+		       u32 value)
+{
+	real_ops->write(gpu->bus, FUNCTION(fn), where, size, value);
+}
+
+/* Function 1 lends its BAR2. */
+static int function_of(int where)
+{
+	return where >= PCI_BASE_ADDRESS_2 && where < PCI_BASE_ADDRESS_4;
+}
+
+static void show_readiness(struct standin *gpu)
+{
+	if (!gpu->decodes)
+		return;
+	writel(gpu->c2c_link.value, gpu->bar0 + BAR0_C2C_LINK);
+	writel(gpu->hbm_training.value, gpu->bar0 + BAR0_HBM_TRAINING);
+}
+
+/* Let both functions decode memory if the GPU does. */
+static void apply(struct standin *gpu)
+{
+	u16 command = image_word(&gpu->image, PCI_COMMAND);
+	u16 pmcsr = image_word(&gpu->image, PM_CAP + PCI_PM_CTRL);
+
+	if (gpu->gone || gpu->in_reset || (pmcsr & PCI_PM_CTRL_STATE_MASK))
+		command = 0;
+	real_write(gpu, 0, PCI_COMMAND, 2, command);
+	real_write(gpu, 1, PCI_COMMAND, 2, command & PCI_COMMAND_MEMORY);
+	gpu->stale = false;
+
+	gpu->decodes = gpu->bar0 && (command & PCI_COMMAND_MEMORY) &&
+		       (real_read(gpu, 0, PCI_BASE_ADDRESS_0, 4) &
+			PCI_BASE_ADDRESS_MEM_MASK) == gpu->bar0_address;
+	show_readiness(gpu);
+}
+
+/* Readiness */
+
+static void set_ready(struct standin *gpu, u32 value)
+{
+	gpu->training = false;
+	gpu->c2c_link.value = value;
+	gpu->hbm_training.value = value;
+	show_readiness(gpu);
+}
+
+static void trained(struct timer_list *timer)
+{
+	struct standin *gpu = container_of(timer, struct standin, timer);
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&standin_lock, flags);
+	/* Another reset may have set the timer again while this waited. */
+	if (gpu->training && !timer_pending(timer))
+		set_ready(gpu, READY);
+	raw_spin_unlock_irqrestore(&standin_lock, flags);
+}
+
+static void start_training(struct standin *gpu)
+{
+	set_ready(gpu, gpu->ready_ms ? NOT_READY : READY);
+	if (gpu->ready_ms > 0) {
+		gpu->training = true;
+		mod_timer(&gpu->timer,
+			  jiffies + msecs_to_jiffies(gpu->ready_ms));
+	}
+}
+
+static void reset(struct standin *gpu)
+{
+	static const int bars[] = {
+		PCI_BASE_ADDRESS_0, PCI_BASE_ADDRESS_1, PCI_BASE_ADDRESS_2,
+		PCI_BASE_ADDRESS_3,
+	};
+	int fn, i;
+
+	set_ready(gpu, NOT_READY);
+	fill_image(gpu);
+	apply(gpu);
+	for (fn = 0; fn < 2; fn++)
+		for (i = 0; i < ARRAY_SIZE(bars); i++)
+			real_write(gpu, fn, bars[i], 4, 0);
+}
+
+/* What the kernel calls with pci_lock held */
+
+static int standin_read(struct pci_bus *bus, unsigned int devfn, int where,
+			int size, u32 *val)
+{
+	struct standin *gpu = below(bus);
+	unsigned long flags;
+
+	if (!gpu)
+		return real_ops->read(bus, devfn, where, size, val);
+
+	PCI_SET_ERROR_RESPONSE(val);
+	if (devfn != FUNCTION(0))
+		return PCIBIOS_DEVICE_NOT_FOUND;
+
+	raw_spin_lock_irqsave(&standin_lock, flags);
+	if (gpu->stale)
+		apply(gpu);
+	if (!gpu->gone && !gpu->in_reset)
+		*val = image_read(&gpu->image, where, size,
+				  real_read(gpu, function_of(where), where, size));
+	raw_spin_unlock_irqrestore(&standin_lock, flags);
+	return PCIBIOS_SUCCESSFUL;
+}
+
+static void write_gpu(struct standin *gpu, int where, int size, u32 val)
+{
+	const int devctl = EXP_CAP + PCI_EXP_DEVCTL;
+
+	if (gpu->gone || gpu->in_reset)
+		return;
+
+	if (where == devctl && (val & PCI_EXP_DEVCTL_BCR_FLR)) {
+		gpu->resets_flr++;
+		reset(gpu);
+		start_training(gpu);
+		return;
+	}
+
+	image_write(&gpu->image, where, size, val);
+	if (where != PCI_COMMAND)
+		real_write(gpu, function_of(where), where, size, val);
+	apply(gpu);
+}
+
+static void write_bridge_control(struct standin *gpu, bool in_reset)
+{
+	if (in_reset && !gpu->in_reset) {
+		gpu->in_reset = true;
+		gpu->resets_bus++;
+		reset(gpu);
+	} else if (!in_reset && gpu->in_reset) {
+		gpu->in_reset = false;
+		start_training(gpu);
+	}
+}
+
+static int standin_write(struct pci_bus *bus, unsigned int devfn, int where,
+			 int size, u32 val)
+{
+	int control = PCI_BRIDGE_CONTROL - where, ret = PCIBIOS_SUCCESSFUL;
+	struct standin *gpu = below(bus);
+	unsigned long flags;
+
+	if (gpu && devfn != FUNCTION(0))
+		return PCIBIOS_DEVICE_NOT_FOUND;
+
+	raw_spin_lock_irqsave(&standin_lock, flags);
+	if (gpu) {
+		write_gpu(gpu, where, size, val);
+	} else {
+		gpu = below_port(bus, devfn);
+		if (gpu && control >= 0 && control < size)
+			write_bridge_control(gpu, (val >> 8 * control) &
+					     PCI_BRIDGE_CTL_BUS_RESET);
+		ret = real_ops->write(bus, devfn, where, size, val);
+	}
+	raw_spin_unlock_irqrestore(&standin_lock, flags);
+	return ret;
+}
+
+/* debugfs */
+
+static int ready_get(void *data, u64 *val)
+{
+	struct standin *gpu = data;
+
+	*val = READ_ONCE(gpu->c2c_link.value) == READY &&
+	       READ_ONCE(gpu->hbm_training.value) == READY;
+	return 0;
+}
+
+static int ready_set(void *data, u64 val)
+{
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&standin_lock, flags);
+	set_ready(data, val ? READY : NOT_READY);
+	raw_spin_unlock_irqrestore(&standin_lock, flags);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(ready_fops, ready_get, ready_set, "%llu\n");
+
+static int ready_ms_get(void *data, u64 *val)
+{
+	struct standin *gpu = data;
+
+	*val = gpu->ready_ms;
+	return 0;
+}
+
+static int ready_ms_set(void *data, u64 val)
+{
+	struct standin *gpu = data;
+
+	gpu->ready_ms = val;
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE_SIGNED(ready_ms_fops, ready_ms_get, ready_ms_set,
+				"%lld\n");
+
+static int register_get(void *data, u64 *val)
+{
+	*val = READ_ONCE(((struct readiness *)data)->value);
+	return 0;
+}
+
+static int register_set(void *data, u64 val)
+{
+	struct readiness *reg = data;
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&standin_lock, flags);
+	reg->value = val;
+	show_readiness(reg->gpu);
+	raw_spin_unlock_irqrestore(&standin_lock, flags);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(register_fops, register_get, register_set, "0x%llx\n");
+
+static int gone_get(void *data, u64 *val)
+{
+	*val = ((struct standin *)data)->gone;
+	return 0;
+}
+
+static int gone_set(void *data, u64 val)
+{
+	struct standin *gpu = data;
+	unsigned long flags;
+	u32 dummy;
+
+	raw_spin_lock_irqsave(&standin_lock, flags);
+	gpu->gone = val;
+	gpu->stale = true;
+	raw_spin_unlock_irqrestore(&standin_lock, flags);
+
+	/* Real config space is only written from within standin_ops. */
+	pci_bus_read_config_dword(gpu->bus, FUNCTION(0), 0, &dummy);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(gone_fops, gone_get, gone_set, "%llu\n");
+
+static int power_state_get(void *data, u64 *val)
+{
+	struct standin *gpu = data;
+
+	*val = image_word(&gpu->image, PM_CAP + PCI_PM_CTRL) &
+	       PCI_PM_CTRL_STATE_MASK;
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(power_state_fops, power_state_get, NULL, "%llu\n");
+
+static void add_debugfs(struct standin *gpu, const char *name)
+{
+	struct dentry *dir = debugfs_create_dir(name, debugfs);
+
+	debugfs_create_file("ready_ms", 0600, dir, gpu, &ready_ms_fops);
+	debugfs_create_file("ready", 0600, dir, gpu, &ready_fops);
+	debugfs_create_file("c2c_link", 0600, dir, &gpu->c2c_link,
+			    &register_fops);
+	debugfs_create_file("hbm_training", 0600, dir, &gpu->hbm_training,
+			    &register_fops);
+	debugfs_create_file("gone", 0600, dir, gpu, &gone_fops);
+	debugfs_create_file("power_state", 0400, dir, gpu, &power_state_fops);
+	debugfs_create_u32("resets_flr", 0600, dir, &gpu->resets_flr);
+	debugfs_create_u32("resets_bus", 0600, dir, &gpu->resets_bus);
+}
+
+/* Coming and going */
+
+static void remove_functions(struct pci_bus *bus)
+{
+	struct pci_dev *pdev, *next;
+
+	list_for_each_entry_safe_reverse(pdev, next, &bus->devices, bus_list)
+		pci_stop_and_remove_bus_device(pdev);
+}
+
+static void scan(struct standin *gpu)
+{
+	pci_scan_slot(gpu->bus, FUNCTION(0));
+	pci_assign_unassigned_bridge_resources(gpu->port);
+	pcie_bus_configure_settings(gpu->bus);
+}
+
+static int take_over(struct standin *gpu)
+{
+	struct pci_dev *pdev;
+
+	remove_functions(gpu->bus);
+	fill_image(gpu);
+	if (pci_bus_set_ops(gpu->bus, &standin_ops) != real_ops)
+		pr_warn("%s: other config space ops are replaced\n",
+			pci_name(gpu->port));
+	pci_bus_write_config_word(gpu->bus, FUNCTION(0),
+				  EXP_CAP + PCI_EXP_DEVCTL,
+				  PCI_EXP_DEVCTL_BCR_FLR);
+	gpu->resets_flr = 0;
+	scan(gpu);
+
+	pdev = pci_get_slot(gpu->bus, FUNCTION(0));
+	if (!pdev)
+		return -ENODEV;
+	if (pci_resource_len(pdev, 0) >= BAR0_MAPPED &&
+	    pci_resource_start(pdev, 0) && pci_resource_len(pdev, 2))
+		gpu->bar0 = ioremap(pci_resource_start(pdev, 0), BAR0_MAPPED);
+	if (!gpu->bar0) {
+		pci_err(pdev, "not made of functions that can stand in\n");
+		pci_dev_put(pdev);
+		return -ENODEV;
+	}
+	gpu->bar0_address = pci_bus_address(pdev, 0);
+	gpu->stale = true;
+	add_debugfs(gpu, pci_name(pdev));
+	pci_dev_put(pdev);
+	pci_bus_add_devices(gpu->bus);
+	return 0;
+}
+
+static void give_back(struct standin *gpu)
+{
+	remove_functions(gpu->bus);
+	pci_bus_write_config_word(gpu->bus, FUNCTION(0),
+				  EXP_CAP + PCI_EXP_DEVCTL,
+				  PCI_EXP_DEVCTL_BCR_FLR);
+	pci_bus_set_ops(gpu->bus, real_ops);
+	timer_delete_sync(&gpu->timer);
+	if (gpu->bar0)
+		iounmap(gpu->bar0);
+	gpu->bar0 = NULL;
+	scan(gpu);
+	pci_bus_add_devices(gpu->bus);
+}
+
+static int __init find(struct standin *gpu, const char *spec)
+{
+	unsigned int domain, bus, slot, fn;
+	struct pci_dev *pdev;
+
+	if (sscanf(spec, "%x:%x:%x.%x/%hx/%d", &domain, &bus, &slot, &fn,
+		   &gpu->device, &gpu->dvsec) != 6) {
+		pr_err("gpus: '%s' is not ADDRESS/DEVICE/DVSEC\n", spec);
+		return -EINVAL;
+	}
+
+	pdev = pci_get_domain_bus_and_slot(domain, bus, PCI_DEVFN(slot, fn));
+	if (pdev && pci_upstream_bridge(pdev) && !pdev->devfn)
+		gpu->port = pci_dev_get(pci_upstream_bridge(pdev));
+	pci_dev_put(pdev);
+	if (!gpu->port || gpu->port->bus != standins[0].port->bus) {
+		pr_err("gpus: '%s' is not function 0 below a root port\n", spec);
+		return -ENODEV;
+	}
+
+	real_ops = gpu->port->bus->ops;
+	gpu->bus = gpu->port->subordinate;
+	gpu->c2c_link.gpu = gpu;
+	gpu->hbm_training.gpu = gpu;
+	timer_setup(&gpu->timer, trained, 0);
+	return 0;
+}
+
+static void leave(int taken)
+{
+	int i;
+
+	debugfs_remove_recursive(debugfs);
+
+	pci_lock_rescan_remove();
+	for (i = 0; i < taken; i++)
+		give_back(&standins[i]);
+	if (taken)
+		pci_bus_set_ops(standins[0].port->bus, real_ops);
+	pci_unlock_rescan_remove();
+
+	for (i = 0; i < nr_gpus; i++)
+		pci_dev_put(standins[i].port);
+}
+
+static int __init gpu_standin_init(void)
+{
+	int taken = 0, ret = nr_gpus ? 0 : -EINVAL, i;
+
+	for (i = 0; i < nr_gpus && !ret; i++)
+		ret = find(&standins[i], gpus[i]);
+
+	if (!ret) {
+		debugfs = debugfs_create_dir(KBUILD_MODNAME, NULL);
+		standin_ops = *real_ops;
+		standin_ops.read = standin_read;
+		standin_ops.write = standin_write;
+
+		pci_lock_rescan_remove();
+		pci_bus_set_ops(standins[0].port->bus, &standin_ops);
+		while (taken < nr_gpus && !ret)
+			ret = take_over(&standins[taken++]);
+		pci_unlock_rescan_remove();
+	}
+
+	if (ret)
+		leave(taken);
+	return ret;
+}
+module_init(gpu_standin_init);
+
+static void __exit gpu_standin_exit(void)
+{
+	leave(nr_gpus);
+}
+module_exit(gpu_standin_exit);
+
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("Test-only: makes a GPU of plain QEMU functions");
