@@ -14,8 +14,6 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
-#include <linux/pci_regs.h>
-
 #include "kselftest_harness.h"
 #include "pattern.h"
 #include "vfio.h"
@@ -24,8 +22,6 @@
 #define MIB(n)	((uint64_t)(n) << 20)
 #define PAGE	KIB(4)
 #define BLOCK	MIB(2)
-
-#define CONFIG	((uint64_t)VFIO_PCI_CONFIG_REGION_INDEX << 40)
 
 #define EXPECT_ERRNO(err, call)						\
 	do {								\
@@ -39,53 +35,6 @@ static bool reset_is(const char *how)
 	const char *s = getenv("RESET");
 
 	return s && !strcmp(s, how);
-}
-
-static unsigned int config_find_cap(int fd, uint8_t id)
-{
-	uint8_t cap[2];
-	uint8_t pos = 0;
-
-	if (pread(fd, &pos, 1, CONFIG + PCI_CAPABILITY_LIST) != 1)
-		return 0;
-	while (pos && pread(fd, cap, 2, CONFIG + pos) == 2) {
-		if (cap[0] == id)
-			return pos;
-		pos = cap[1];
-	}
-	return 0;
-}
-
-static int config_modify(int fd, unsigned int reg, uint16_t clear, uint16_t set)
-{
-	uint16_t value;
-
-	if (pread(fd, &value, 2, CONFIG + reg) != 2)
-		return -1;
-	value = (value & ~clear) | set;
-	return pwrite(fd, &value, 2, CONFIG + reg) == 2 ? 0 : -1;
-}
-
-static int hot_reset(const struct vfio *v)
-{
-	struct {
-		struct vfio_pci_hot_reset hdr;
-		int32_t group;
-	} reset = {
-		.hdr.argsz = sizeof(reset),
-		.hdr.count = v->use_iommufd ? 0 : 1,
-		.group = v->group,
-	};
-
-	return ioctl(v->device, VFIO_DEVICE_PCI_HOT_RESET, &reset);
-}
-
-static int guest_flr(int fd)
-{
-	unsigned int cap = config_find_cap(fd, PCI_CAP_ID_EXP);
-
-	return cap ? config_modify(fd, cap + PCI_EXP_DEVCTL, 0,
-				   PCI_EXP_DEVCTL_BCR_FLR) : -1;
 }
 
 static long minor_faults(void)

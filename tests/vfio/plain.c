@@ -6,12 +6,9 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
-#include <linux/pci_regs.h>
-
 #include "kselftest_harness.h"
 #include "vfio.h"
 
-#define CONFIG	((uint64_t)VFIO_PCI_CONFIG_REGION_INDEX << 40)
 #define BAR2	((uint64_t)VFIO_PCI_BAR2_REGION_INDEX << 40)
 #define BAR4	((uint64_t)VFIO_PCI_BAR4_REGION_INDEX << 40)
 

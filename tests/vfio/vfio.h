@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Open a device through VFIO, by group and container or by cdev and iommufd,
- * and take the expected regions from the environment.
+ * take the expected regions from the environment, and use config space.
  */
 #ifndef TESTS_VFIO_H
 #define TESTS_VFIO_H
@@ -20,7 +20,10 @@
 #include <unistd.h>
 
 #include <linux/iommufd.h>
+#include <linux/pci_regs.h>
 #include <linux/vfio.h>
+
+#define CONFIG	((uint64_t)VFIO_PCI_CONFIG_REGION_INDEX << 40)
 
 enum { USEMEM, RESMEM, NR_REGIONS };
 
@@ -138,6 +141,54 @@ static inline void vfio_close(struct vfio *v)
 	if (v->group >= 0)
 		close(v->group);
 	close(v->container);
+}
+
+static inline unsigned int config_find_cap(int fd, uint8_t id)
+{
+	uint8_t cap[2];
+	uint8_t pos = 0;
+
+	if (pread(fd, &pos, 1, CONFIG + PCI_CAPABILITY_LIST) != 1)
+		return 0;
+	while (pos && pread(fd, cap, 2, CONFIG + pos) == 2) {
+		if (cap[0] == id)
+			return pos;
+		pos = cap[1];
+	}
+	return 0;
+}
+
+static inline int config_modify(int fd, unsigned int reg, uint16_t clear,
+				uint16_t set)
+{
+	uint16_t value;
+
+	if (pread(fd, &value, 2, CONFIG + reg) != 2)
+		return -1;
+	value = (value & ~clear) | set;
+	return pwrite(fd, &value, 2, CONFIG + reg) == 2 ? 0 : -1;
+}
+
+static inline int hot_reset(const struct vfio *v)
+{
+	struct {
+		struct vfio_pci_hot_reset hdr;
+		int32_t group;
+	} reset = {
+		.hdr.argsz = sizeof(reset),
+		.hdr.count = v->use_iommufd ? 0 : 1,
+		.group = v->group,
+	};
+
+	return ioctl(v->device, VFIO_DEVICE_PCI_HOT_RESET, &reset);
+}
+
+static inline int guest_flr(int fd)
+{
+	unsigned int cap = config_find_cap(fd, PCI_CAP_ID_EXP);
+
+	return cap ? config_modify(fd, cap + PCI_EXP_DEVCTL, 0,
+				   PCI_EXP_DEVCTL_BCR_FLR) : -1;
 }
 
 #endif /* TESTS_VFIO_H */
