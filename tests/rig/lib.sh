@@ -22,8 +22,8 @@ load_standins() {
 	[ -z "$gpus" ] || insmod /modules/gpu_standin.ko "gpus=${gpus#,}"
 }
 
-# standin BDF FILE [VALUE]: read or write what debugfs has of one.
-standin() {
+# knob BDF FILE [VALUE]: read or write what debugfs has of such a stand-in.
+knob() {
 	if [ $# = 2 ]; then cat "/sys/kernel/debug/gpu_standin/$1/$2"; else echo "$3" > "/sys/kernel/debug/gpu_standin/$1/$2"; fi
 }
 

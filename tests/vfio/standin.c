@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The stand-in that gpu_standin.ko makes, through VFIO: that it looks and behaves
+ * like the GPU, and so that a test which relies on it tests something.
+ *
+ * BDF names the device, DVSEC its carve-out bit (1: needs none) or -1 if it has
+ * no DVSEC, REGIONS what the driver has to show: usemem, then resmem or, on a GPU
+ * that needs no carve-out, the physical BAR2. RESET=flr says that the kernel knows
+ * better than to reset the bus of this GPU; else it is "bus".
+ */
+#include <sys/mman.h>
+#include <time.h>
+
+#include "kselftest_harness.h"
+#include "pattern.h"
+#include "vfio.h"
+
+#define MIB(n)	((uint64_t)(n) << 20)
+#define PAGE	4096UL
+
+#define C2C_LINK	0x1498
+#define HBM_TRAINING	0x200bc
+
+/* A file of the stand-in's in debugfs. */
+static FILE *open_knob(const char *name, const char *mode)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/gpu_standin/%s/%s",
+		 getenv("BDF"), name);
+	return fopen(path, mode);
+}
+
+static long get(const char *name)
+{
+	FILE *f = open_knob(name, "r");
+	long value = -1;
+
+	if (f && fscanf(f, "%li", &value) != 1)
+		value = -1;
+	if (f)
+		fclose(f);
+	return value;
+}
+
+static bool set(const char *name, long value)
+{
+	FILE *f = open_knob(name, "w");
+
+	return f && fprintf(f, "%ld\n", value) > 0 && !fclose(f);
+}
+
+static long now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* Past VFIO: what the CPU sees where the BAR is. */
+static volatile uint32_t *map_physical(unsigned int bar, uint64_t off)
+{
+	unsigned long start = 0;
+	char path[64], line[128];
+	void *p = MAP_FAILED;
+	unsigned int i;
+	FILE *f;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/resource", getenv("BDF"));
+	f = fopen(path, "r");
+	for (i = 0; f && i <= bar && fgets(line, sizeof(line), f); i++)
+		start = strtoul(line, NULL, 0);
+	if (f)
+		fclose(f);
+
+	fd = open("/dev/mem", O_RDWR | O_SYNC);
+	if (start)
+		p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			 (start + off) & -PAGE);
+	close(fd);
+	return p == MAP_FAILED ? NULL : p + (off & (PAGE - 1));
+}
+
+/* Past VFIO's own view of config space. */
+static uint32_t sysfs_config(unsigned int reg)
+{
+	uint32_t value = 0;
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/config", getenv("BDF"));
+	fd = open(path, O_RDONLY);
+	if (pread(fd, &value, 4, reg) != 4)
+		value = 0;
+	close(fd);
+	return value;
+}
+
+FIXTURE(standin)
+{
+	struct vfio v;
+	int fd;
+	struct region regions[NR_REGIONS];
+	int dvsec;
+	bool bus_reset;
+};
+
+FIXTURE_SETUP(standin)
+{
+	ASSERT_EQ(0, expected_regions(self->regions));
+	ASSERT_NE(NULL, getenv("DVSEC"));
+	self->dvsec = atoi(getenv("DVSEC"));
+	self->bus_reset = getenv("RESET") && !strcmp(getenv("RESET"), "bus");
+	ASSERT_TRUE(set("ready_ms", 0));
+	ASSERT_TRUE(set("gone", 0));
+	ASSERT_EQ(0, vfio_open(&self->v, true));
+	self->fd = self->v.device;
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+}
+
+FIXTURE_TEARDOWN(standin)
+{
+	vfio_close(&self->v);
+	set("gone", 0);
+	set("ready_ms", 0);
+	set("ready", 1);
+}
+
+/* Both registers, by the read() that a VMM traps to. */
+static bool readiness_is(const FIXTURE_DATA(standin) *self, uint32_t want)
+{
+	uint32_t link = ~want, training = ~want;
+
+	return pread(self->fd, &link, 4, C2C_LINK) == 4 && link == want &&
+	       pread(self->fd, &training, 4, HBM_TRAINING) == 4 && training == want;
+}
+
+TEST_F(standin, ids)
+{
+	uint32_t class;
+	uint16_t vendor;
+
+	ASSERT_EQ(2, pread(self->fd, &vendor, 2, CONFIG + PCI_VENDOR_ID));
+	ASSERT_EQ(4, pread(self->fd, &class, 4, CONFIG + PCI_CLASS_REVISION));
+	EXPECT_EQ(0x10de, vendor);
+	EXPECT_EQ(0x0302, class >> 16);
+}
+
+TEST_F(standin, bar0)
+{
+	struct vfio_region_info info = { .argsz = sizeof(info) };
+	uint32_t ones[2] = { ~0U, ~0U }, bar[2];
+
+	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_GET_REGION_INFO, &info));
+	EXPECT_EQ(MIB(16), info.size);
+	EXPECT_TRUE(info.flags & VFIO_REGION_INFO_FLAG_MMAP);
+	ASSERT_EQ(8, pwrite(self->fd, ones, 8, CONFIG + PCI_BASE_ADDRESS_0));
+	ASSERT_EQ(8, pread(self->fd, bar, 8, CONFIG + PCI_BASE_ADDRESS_0));
+	EXPECT_EQ(0xff000004, bar[0]);
+	EXPECT_EQ(~0U, bar[1]);
+}
+
+/* As a guest's kernel would walk them. */
+TEST_F(standin, capabilities)
+{
+	unsigned int exp = config_find_cap(self->fd, PCI_CAP_ID_EXP), pos;
+	uint32_t devcap, header, dvsec[2];
+	bool has_dvsec = false, has_aer = false;
+
+	ASSERT_NE(0, exp);
+	ASSERT_NE(0, config_find_cap(self->fd, PCI_CAP_ID_PM));
+	ASSERT_EQ(4, pread(self->fd, &devcap, 4, CONFIG + exp + PCI_EXP_DEVCAP));
+	EXPECT_TRUE(devcap & PCI_EXP_DEVCAP_FLR);
+
+	for (pos = 0x100; pos; pos = PCI_EXT_CAP_NEXT(header)) {
+		ASSERT_EQ(4, pread(self->fd, &header, 4, CONFIG + pos));
+		has_aer |= PCI_EXT_CAP_ID(header) == PCI_EXT_CAP_ID_ERR;
+		if (PCI_EXT_CAP_ID(header) != PCI_EXT_CAP_ID_DVSEC)
+			continue;
+		has_dvsec = true;
+		ASSERT_EQ(8, pread(self->fd, dvsec, 8, CONFIG + pos + PCI_DVSEC_HEADER1));
+		EXPECT_EQ(0x10de, dvsec[0] & 0xffff);
+		EXPECT_EQ(3, dvsec[1] & 0xffff);
+		EXPECT_EQ(self->dvsec, dvsec[1] >> 16);
+	}
+	EXPECT_TRUE(has_aer);
+	EXPECT_EQ(self->dvsec >= 0, has_dvsec);
+}
+
+/* Every way to reset it is seen, and leaves it not ready. */
+TEST_F(standin, resets)
+{
+	long flr = get("resets_flr"), bus = get("resets_bus");
+
+	ASSERT_TRUE(readiness_is(self, 0xff));
+	ASSERT_TRUE(set("ready_ms", -1));
+
+	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_RESET));
+	EXPECT_EQ(++flr, get("resets_flr"));
+	EXPECT_TRUE(readiness_is(self, 0));
+	EXPECT_EQ(0, get("ready"));
+
+	ASSERT_TRUE(set("ready", 1));
+	EXPECT_TRUE(readiness_is(self, 0xff));
+	ASSERT_EQ(0, guest_flr(self->fd));
+	EXPECT_EQ(++flr, get("resets_flr"));
+	EXPECT_TRUE(readiness_is(self, 0));
+
+	ASSERT_TRUE(set("ready", 1));
+	if (self->bus_reset) {
+		ASSERT_EQ(0, hot_reset(&self->v));
+		EXPECT_EQ(++bus, get("resets_bus"));
+		EXPECT_TRUE(readiness_is(self, 0));
+	} else {
+		EXPECT_EQ(-1, hot_reset(&self->v));
+		EXPECT_EQ(ENODEV, errno);
+		EXPECT_TRUE(readiness_is(self, 0xff));
+	}
+
+	/* The core resets it when the last user goes and when the next one comes. */
+	ASSERT_TRUE(set("ready", 1));
+	vfio_close(&self->v);
+	EXPECT_LT(flr, get("resets_flr"));
+	EXPECT_EQ(0, get("ready"));
+	flr = get("resets_flr");
+	ASSERT_EQ(0, vfio_open(&self->v, true));
+	self->fd = self->v.device;
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	EXPECT_EQ(flr + 1, get("resets_flr"));
+	EXPECT_EQ(bus, get("resets_bus"));
+	EXPECT_TRUE(readiness_is(self, 0));
+}
+
+TEST_F(standin, ready_after_a_while)
+{
+	volatile uint32_t *page = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, self->fd,
+				       C2C_LINK & -PAGE);
+	long start, ms;
+
+	ASSERT_NE(MAP_FAILED, (void *)page);
+	ASSERT_TRUE(set("ready_ms", 1500));
+	start = now_ms();
+	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_RESET));
+	while (page[C2C_LINK % PAGE / 4] != 0xff && now_ms() - start < 20000)
+		usleep(5000);
+	ms = now_ms() - start;
+	EXPECT_LE(1500, ms);
+	EXPECT_GT(10000, ms);
+	EXPECT_TRUE(readiness_is(self, 0xff));
+}
+
+TEST_F(standin, each_register)
+{
+	uint32_t value;
+
+	ASSERT_TRUE(set("c2c_link", 0x3f));
+	ASSERT_EQ(4, pread(self->fd, &value, 4, C2C_LINK));
+	EXPECT_EQ(0x3f, value);
+	ASSERT_EQ(4, pread(self->fd, &value, 4, HBM_TRAINING));
+	EXPECT_EQ(0xff, value);
+	EXPECT_EQ(0, get("ready"));
+	ASSERT_TRUE(set("hbm_training", 0x7f));
+	ASSERT_EQ(4, pread(self->fd, &value, 4, HBM_TRAINING));
+	EXPECT_EQ(0x7f, value);
+	ASSERT_TRUE(set("ready", 1));
+	EXPECT_TRUE(readiness_is(self, 0xff));
+}
+
+/* In D3hot it has config space, and no memory. */
+TEST_F(standin, d3hot)
+{
+	unsigned int pm = config_find_cap(self->fd, PCI_CAP_ID_PM);
+	volatile uint32_t *link = map_physical(0, C2C_LINK);
+	uint32_t id = sysfs_config(PCI_VENDOR_ID);
+
+	ASSERT_NE(NULL, (void *)link);
+	EXPECT_EQ(0xff, *link);
+	EXPECT_EQ(0, get("power_state"));
+	ASSERT_EQ(0, config_modify(self->fd, pm + PCI_PM_CTRL, PCI_PM_CTRL_STATE_MASK, 3));
+	EXPECT_EQ(3, get("power_state"));
+	EXPECT_EQ(~0U, *link);
+	EXPECT_EQ(id, sysfs_config(PCI_VENDOR_ID));
+	EXPECT_EQ(0x10de, id & 0xffff);
+	ASSERT_EQ(0, config_modify(self->fd, pm + PCI_PM_CTRL, PCI_PM_CTRL_STATE_MASK, 0));
+	EXPECT_EQ(0, get("power_state"));
+	EXPECT_EQ(0xff, *link);
+}
+
+TEST_F(standin, runtime_suspend)
+{
+	struct vfio_device_feature f = {
+		.argsz = sizeof(f),
+		.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
+	};
+	long start = now_ms();
+
+	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &f));
+	/* The kernel suspends it when it comes to it. */
+	while (get("power_state") != 3 && now_ms() - start < 20000)
+		usleep(5000);
+	EXPECT_EQ(3, get("power_state"));
+	f.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
+	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &f));
+	EXPECT_EQ(0, get("power_state"));
+	EXPECT_TRUE(readiness_is(self, 0xff));
+}
+
+TEST_F(standin, memory_enable)
+{
+	volatile uint32_t *link = map_physical(0, C2C_LINK);
+
+	ASSERT_NE(NULL, (void *)link);
+	EXPECT_EQ(0xff, *link);
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, PCI_COMMAND_MEMORY, 0));
+	EXPECT_EQ(~0U, *link);
+	ASSERT_TRUE(set("c2c_link", 0x3f));
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	EXPECT_EQ(0x3f, *link);
+}
+
+TEST_F(standin, gone)
+{
+	volatile uint32_t *link = map_physical(0, C2C_LINK);
+	volatile uint32_t *bar2 = map_physical(2, 0);
+	uint32_t id = sysfs_config(PCI_VENDOR_ID);
+
+	ASSERT_NE(NULL, (void *)link);
+	ASSERT_NE(NULL, (void *)bar2);
+	*bar2 = 0x12345678;
+	ASSERT_TRUE(set("gone", 1));
+	EXPECT_EQ(~0U, sysfs_config(PCI_VENDOR_ID));
+	EXPECT_EQ(~0U, sysfs_config(0x100));
+	EXPECT_EQ(~0U, *link);
+	EXPECT_EQ(~0U, *bar2);
+	*bar2 = 0;
+	ASSERT_TRUE(set("gone", 0));
+	EXPECT_EQ(id, sysfs_config(PCI_VENDOR_ID));
+	EXPECT_EQ(0xff, *link);
+	EXPECT_EQ(0x12345678, *bar2);
+}
+
+/* The physical BAR2 is memory, and shown if usemem and resmem leave it free. */
+TEST_F(standin, bar2)
+{
+	const uint64_t bar2 = 2ULL << 40, bar4 = 4ULL << 40;
+	struct vfio_region_info info = { .argsz = sizeof(info), .index = 2 };
+	uint32_t ones[2] = { ~0U, ~0U };
+	volatile uint64_t *p;
+	uint64_t value, off;
+
+	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_GET_REGION_INFO, &info));
+	if (self->dvsec != 1) {
+		/* Hidden: this is the region of the driver's. */
+		EXPECT_LE(MIB(512), info.size);
+		EXPECT_TRUE(info.flags & VFIO_REGION_INFO_FLAG_CAPS);
+		return;
+	}
+
+	EXPECT_EQ(MIB(64), info.size);
+	EXPECT_EQ(VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE |
+		  VFIO_REGION_INFO_FLAG_MMAP, info.flags);
+	ASSERT_EQ(8, pwrite(self->fd, ones, 8, CONFIG + PCI_BASE_ADDRESS_2));
+	ASSERT_EQ(8, pread(self->fd, &value, 8, CONFIG + PCI_BASE_ADDRESS_2));
+	EXPECT_EQ(~(MIB(64) - 1) | 0xc, value);
+
+	p = mmap(NULL, MIB(64), PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, bar2);
+	ASSERT_NE(MAP_FAILED, (void *)p);
+	for_each_stride(off, MIB(64), MIB(1) + 8) {
+		p[off / 8] = pattern(2, off);
+		value = pattern(4, off);
+		ASSERT_EQ(8, pwrite(self->fd, &value, 8, bar4 + off));
+	}
+	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_RESET));
+	for_each_stride(off, MIB(64), MIB(1) + 8) {
+		ASSERT_EQ(8, pread(self->fd, &value, 8, bar2 + off));
+		ASSERT_EQ(pattern(2, off), value);
+		ASSERT_EQ(value, p[off / 8]);
+		ASSERT_EQ(8, pread(self->fd, &value, 8, bar4 + off));
+		ASSERT_EQ(pattern(4, off), value);
+	}
+	munmap((void *)p, MIB(64));
+}
+
+/* usemem, then resmem or the physical BAR2, at the BARs that the job names. */
+TEST_F(standin, layout)
+{
+	int r;
+
+	for (r = 0; r < NR_REGIONS; r++) {
+		struct vfio_region_info info = {
+			.argsz = sizeof(info),
+			.index = self->regions[r].bar,
+		};
+
+		ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_GET_REGION_INFO, &info));
+		EXPECT_EQ(self->regions[r].size, info.size);
+	}
+}
+
+TEST_HARNESS_MAIN
