@@ -8,6 +8,7 @@
 #define TESTS_PATTERN_H
 
 #include <stdint.h>
+#include <stdlib.h>
 
 static inline uint64_t pattern(unsigned int seed, uint64_t offset)
 {
@@ -16,6 +17,14 @@ static inline uint64_t pattern(unsigned int seed, uint64_t offset)
 	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
 	x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
 	return x ^ (x >> 31);
+}
+
+/* What seeds the pattern in a BAR; GPUs that are used at once have a SEED each. */
+static inline unsigned int pattern_seed(unsigned int bar)
+{
+	const char *s = getenv("SEED");
+
+	return bar + 16 * (s ? atoi(s) : 0);
 }
 
 /* The offsets that are visited: every stride, then the last 8 bytes. */

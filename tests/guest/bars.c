@@ -3,7 +3,8 @@
  * What a guest does with the emulated BARs: find them, write a pattern through
  * each across its whole length, and read it back.
  *
- * REGIONS says what to expect, as bar:backed:size of usemem, then of resmem.
+ * REGIONS says what to expect, as bar:backed:size of usemem, then of resmem or
+ * what else OTHER names.
  * All access is naturally aligned, so that it works on a host whose KVM maps
  * the BARs as Device memory too.
  */
@@ -143,10 +144,10 @@ static bool visit(const struct region *r, unsigned long stride, bool write,
 		}
 		p = page + (off & (PAGE - 1)) / 8;
 		if (write) {
-			*p = pattern(r->bar, off);
-		} else if (*p != pattern(r->bar, off)) {
+			*p = pattern(pattern_seed(r->bar), off);
+		} else if (*p != pattern(pattern_seed(r->bar), off)) {
 			ksft_print_msg("%s+0x%lx: 0x%016lx, not 0x%016lx\n", r->name,
-				       off, *p, pattern(r->bar, off));
+				       off, *p, pattern(pattern_seed(r->bar), off));
 			good = false;
 			break;
 		}
@@ -193,6 +194,8 @@ int main(void)
 	int fd;
 
 	ksft_print_header();
+	if (getenv("OTHER"))
+		r[1].name = getenv("OTHER");
 	if (!expect ||
 	    sscanf(expect, "%u:%li:%li,%u:%li:%li", &r[0].bar, (long *)&r[0].backed,
 		   (long *)&r[0].size, &r[1].bar, (long *)&r[1].backed,

@@ -94,29 +94,29 @@ log_is_clean() {
 }
 
 # guest INITRD [QEMU ARGUMENTS]: run a guest with Debian's QEMU; its verdict is
-# printed, and its console and QEMU's own words are in /tmp/guest.log.
+# printed, and its console and QEMU's own words are in guest.log in GUEST_DIR, /tmp.
 guest() {
-	initrd=$1
+	initrd=$1 guest_dir=${GUEST_DIR:-/tmp}
 	shift
-	rm -f /tmp/guest.log /tmp/guest.verdict
+	rm -f "$guest_dir/guest.log" "$guest_dir/guest.verdict"
 	timeout "${GUEST_TIMEOUT:-120}" qemu-system-aarch64 -M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m 512 \
 		-nodefaults -display none -no-reboot -kernel /Image -initrd "$initrd" \
-		-append 'console=ttyAMA0 panic=-1 quiet' -serial file:/tmp/guest.log \
-		-chardev file,id=verdict,path=/tmp/guest.verdict -device virtio-serial-pci,romfile= \
-		-device virtserialport,chardev=verdict "$@" > /tmp/qemu.log 2>&1 &
+		-append 'console=ttyAMA0 panic=-1 quiet' -serial "file:$guest_dir/guest.log" \
+		-chardev "file,id=verdict,path=$guest_dir/guest.verdict" -device virtio-serial-pci,romfile= \
+		-device virtserialport,chardev=verdict "$@" > "$guest_dir/qemu.log" 2>&1 &
 	qemu=$!
 	# QEMU keeps a guest whose vCPU cannot go on, for a debugger to look at.
 	while kill -0 $qemu 2> /dev/null; do
-		! grep -q 'kvm run failed' /tmp/qemu.log || kill $qemu
+		! grep -q 'kvm run failed' "$guest_dir/qemu.log" || kill $qemu
 		sleep 0.2
 	done
 	wait $qemu
 	qemu_rc=$?
-	cat /tmp/qemu.log >> /tmp/guest.log
-	grep -v '^# job exit' /tmp/guest.verdict
+	cat "$guest_dir/qemu.log" >> "$guest_dir/guest.log"
+	grep -v '^# job exit' "$guest_dir/guest.verdict"
 	if [ $qemu_rc = 124 ]; then echo "# the guest hung and was stopped"; return 1; fi
-	grep -q '^# job exit 0$' /tmp/guest.verdict && return
+	grep -q '^# job exit 0$' "$guest_dir/guest.verdict" && return
 	echo "# the guest ended without a good verdict; the end of its log:"
-	tail -n 20 /tmp/guest.log | sed 's/^/# /'
+	tail -n 20 "$guest_dir/guest.log" | sed 's/^/# /'
 	return 1
 }
