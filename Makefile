@@ -2,8 +2,18 @@
 # The verbs. What is built is in Kbuild, which the kernel's own build reads too.
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
-GPU_SIZE ?= 94.5G
 RIG = scripts/rig
+
+# What plays the GPU of demo and shell, and the size of its memory.
+GPU ?= gh200
+KIND_gh200 = hopper
+SIZE_gh200 = 94.5G
+KIND_gb200 = blackwell
+SIZE_gb200 = 186G
+KIND_gb300 = blackwell,device=31c2
+SIZE_gb300 = 278G
+GPU_SIZE ?= $(SIZE_$(GPU))
+STANDIN = --gpu=$(or $(KIND_$(GPU)),$(error GPU=$(GPU): it is gh200, gb200 or gb300)):0x70000000000:$(GPU_SIZE)
 
 module:
 	@grep -qs '^CONFIG_VFIO_PCI_CORE=' $(KDIR)/include/config/auto.conf || { echo 'error: no kernel build with CONFIG_VFIO_PCI_CORE in KDIR=$(KDIR)' >&2; exit 1; }
@@ -16,7 +26,7 @@ clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
 
 demo:
-	$(RIG) run --gpu-size=$(GPU_SIZE) --module-args='$(MODULE_ARGS)' tests/rig/jobs/demo.sh
+	$(RIG) run $(STANDIN) --module-args='$(MODULE_ARGS)' tests/rig/jobs/demo.sh
 
 check:
 	scripts/check
@@ -28,7 +38,7 @@ lint:
 	scripts/lint
 
 shell:
-	$(RIG) shell --gpu-size=$(GPU_SIZE) --module-args='$(MODULE_ARGS)'
+	$(RIG) shell $(STANDIN) --module-args='$(MODULE_ARGS)'
 
 help:
 	@echo 'On a Grace machine:'
@@ -43,8 +53,9 @@ help:
 	@echo '  make shell         a prompt on that host, the module loaded'
 	@echo '  make lint          checkpatch, sparse, shellcheck and the like: the part of check'
 	@echo '                     that is about the source'
-	@echo 'Options: KDIR=, ARCH= and CROSS_COMPILE= for the build; GPU_SIZE=94.5G,'
-	@echo 'MODULE_ARGS=usemem_bar=4 and KSRC= (a kernel tree of your own) for the emulated host.'
+	@echo 'Options: KDIR=, ARCH= and CROSS_COMPILE= for the build; GPU=gh200, gb200 or gb300,'
+	@echo 'GPU_SIZE=94.5G, MODULE_ARGS=usemem_bar=4 and KSRC= (a kernel tree of your own) for the'
+	@echo 'emulated host.'
 	@echo 'scripts/rig help has more.'
 
 .PHONY: module install clean demo check check-patches lint shell help

@@ -127,7 +127,7 @@ for bar in 2 4; do
 		"resmem [mem 0x73020000000-0x7305fffffff] is BAR$res, 0x40000000 bytes backed of 0x40000000"
 	hopper="$bar:$((gib / 2)):$((gib / 2)) $res:$gib:$gib"
 	start GP00 0 flr "$hopper"
-	start GP01 1 bus "4:$((gib + gib / 2)):$((2 * gib)) 2:$((64 << 20)):$((64 << 20))"
+	start GP01 1 bus "4:$((gib + gib / 2)):$((2 * gib)) 2:$gib:$gib"
 	start GP02 -1 flr "$hopper"
 	start GP03 0 bus "$hopper"
 	wait

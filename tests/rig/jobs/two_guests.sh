@@ -14,7 +14,7 @@ pick() {
 	BDF=$(bdf_of "$1")
 	case $1 in
 	GP00) SEED=1 OTHER=resmem REGIONS="4:$((gib + gib / 2)):$((2 * gib)) 2:$gib:$gib" ;;
-	GP01) SEED=2 OTHER=BAR2 REGIONS="4:$((3 * gib)):$((4 * gib)) 2:$((64 << 20)):$((64 << 20))" ;;
+	GP01) SEED=2 OTHER=BAR2 REGIONS="4:$((3 * gib)):$((4 * gib)) 2:$gib:$gib" ;;
 	esac
 }
 
