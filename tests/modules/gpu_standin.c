@@ -105,7 +105,6 @@ struct readiness {
  * @training: @timer is to make it ready
  * @in_reset: the port keeps the bus in reset
  * @gone: off the bus
- * @stale: @gone or @bar0 was changed, and apply() is to come
  * @decodes: BAR0 can be accessed
  * @ready_ms: from the end of a reset until ready; negative: for ever
  * @c2c_link: a readiness register
@@ -122,7 +121,7 @@ struct standin {
 	void __iomem *bar0;
 	u32 bar0_address;
 	struct timer_list timer;
-	bool training, in_reset, gone, stale, decodes;
+	bool training, in_reset, gone, decodes;
 	int ready_ms;
 	struct readiness c2c_link, hbm_training;
 	u32 resets_flr, resets_bus;
@@ -248,20 +247,29 @@ static void image_write(struct image *image, int where, int size, u32 value)
 	}
 }
 
-/* The functions underneath. bus->ops is standin_ops here, also in the injector. */
+/*
+ * The functions underneath. Not by bus->ops, which are the AER injector's if it
+ * was loaded, and it expects nobody to use one bus from within another's ops.
+ */
 
 static u32 real_read(struct standin *gpu, int fn, int where, int size)
 {
-	u32 value = ~0;
+	void __iomem *addr = real_ops->map_bus(gpu->bus, FUNCTION(fn), where);
 
-	real_ops->read(gpu->bus, FUNCTION(fn), where, size, &value);
-	return value;
+	return size == 1 ? readb(addr) : size == 2 ? readw(addr) : readl(addr);
 }
 
 static void real_write(struct standin *gpu, int fn, int where, int size,
 		       u32 value)
 {
-	real_ops->write(gpu->bus, FUNCTION(fn), where, size, value);
+	void __iomem *addr = real_ops->map_bus(gpu->bus, FUNCTION(fn), where);
+
+	if (size == 1)
+		writeb(value, addr);
+	else if (size == 2)
+		writew(value, addr);
+	else
+		writel(value, addr);
 }
 
 /* Function 1 lends its BAR2. */
@@ -288,7 +296,6 @@ static void apply(struct standin *gpu)
 		command = 0;
 	real_write(gpu, 0, PCI_COMMAND, 2, command);
 	real_write(gpu, 1, PCI_COMMAND, 2, command & PCI_COMMAND_MEMORY);
-	gpu->stale = false;
 
 	gpu->decodes = gpu->bar0 && (command & PCI_COMMAND_MEMORY) &&
 		       (real_read(gpu, 0, PCI_BASE_ADDRESS_0, 4) &
@@ -360,8 +367,6 @@ static int standin_read(struct pci_bus *bus, unsigned int devfn, int where,
 		return PCIBIOS_DEVICE_NOT_FOUND;
 
 	raw_spin_lock_irqsave(&standin_lock, flags);
-	if (gpu->stale)
-		apply(gpu);
 	if (!gpu->gone && !gpu->in_reset)
 		*val = image_read(&gpu->image, where, size,
 				  real_read(gpu, function_of(where), where, size));
@@ -494,15 +499,11 @@ static int gone_set(void *data, u64 val)
 {
 	struct standin *gpu = data;
 	unsigned long flags;
-	u32 dummy;
 
 	raw_spin_lock_irqsave(&standin_lock, flags);
 	gpu->gone = val;
-	gpu->stale = true;
+	apply(gpu);
 	raw_spin_unlock_irqrestore(&standin_lock, flags);
-
-	/* Real config space is only written from within standin_ops. */
-	pci_bus_read_config_dword(gpu->bus, FUNCTION(0), 0, &dummy);
 	return 0;
 }
 DEFINE_DEBUGFS_ATTRIBUTE(gone_fops, gone_get, gone_set, "%llu\n");
@@ -577,7 +578,6 @@ static int take_over(struct standin *gpu)
 		return -ENODEV;
 	}
 	gpu->bar0_address = pci_bus_address(pdev, 0);
-	gpu->stale = true;
 	add_debugfs(gpu, pci_name(pdev));
 	pci_dev_put(pdev);
 	pci_bus_add_devices(gpu->bus);
@@ -614,7 +614,8 @@ static int __init find(struct standin *gpu, const char *spec)
 	if (pdev && pci_upstream_bridge(pdev) && !pdev->devfn)
 		gpu->port = pci_dev_get(pci_upstream_bridge(pdev));
 	pci_dev_put(pdev);
-	if (!gpu->port || gpu->port->bus != standins[0].port->bus) {
+	if (!gpu->port || gpu->port->bus != standins[0].port->bus ||
+	    !gpu->port->bus->ops->map_bus) {
 		pr_err("gpus: '%s' is not function 0 below a root port\n", spec);
 		return -ENODEV;
 	}
