@@ -211,6 +211,8 @@ static void fill_image(struct standin *gpu)
 		 PCI_EXP_DEVCAP_FLR >> 24);
 	own(image, EXP_CAP + PCI_EXP_DEVCTL, 2, 0, ~PCI_EXP_DEVCTL_BCR_FLR);
 
+	/* What is not said of these is 0; underneath, all of it can be written. */
+	own(image, AER_CAP, IMAGE_SIZE - AER_CAP, 0, 0);
 	own(image, AER_CAP, 4, PCI_EXT_CAP_ID_ERR | 2 << 16 |
 	    (gpu->dvsec < 0 ? 0 : DVSEC_CAP << 20), 0);
 	own(image, AER_CAP + PCI_ERR_UNCOR_MASK, 4, 0, ~0);

@@ -79,7 +79,8 @@ GOOD_LINES='nvgrace_gpu: loading out-of-tree module taints kernel\.
 (Adding to|Removing from) iommu group [0-9]*
 resetting
 reset done
-enabling device \(000. -> 000.\)'
+enabling device \(000. -> 000.\)
+[a-z_]*quirk[a-z_]*\+0x0/0x[0-9a-f]* took [0-9]* usecs'
 log_is_clean() {
 	dmesg -c > /tmp/dmesg
 	cat /tmp/dmesg > /dev/console
