@@ -101,11 +101,23 @@ int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 
 /* nvgrace_gpu_bar.c */
 unsigned int nvgrace_gpu_bar_offset(const struct nvgrace_gpu_region *region);
-u64 nvgrace_gpu_bar_read(const struct nvgrace_gpu_region *region);
+void nvgrace_gpu_bar_reset(struct nvgrace_gpu_region *regions,
+			   unsigned int nr_regions);
+void nvgrace_gpu_bar_read(const struct nvgrace_gpu_region *region,
+			  unsigned int offset, size_t count, u8 *bytes);
 void nvgrace_gpu_bar_write(struct nvgrace_gpu_region *region,
 			   unsigned int offset, size_t count, const u8 *bytes);
 size_t nvgrace_gpu_bar_next(const struct nvgrace_gpu_region *regions,
 			    unsigned int nr_regions, u64 pos, size_t count,
 			    const struct nvgrace_gpu_region **hit);
+
+#if IS_ENABLED(CONFIG_KUNIT)
+extern const struct pci_device_id nvgrace_gpu_ids[];
+u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);
+void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
+bool nvgrace_gpu_block_fits(unsigned long start, unsigned long end,
+			    unsigned long block, phys_addr_t phys,
+			    unsigned long size);
+#endif
 
 #endif /* NVGRACE_GPU_H */

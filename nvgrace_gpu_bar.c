@@ -7,6 +7,7 @@
  * below the size read as 0, and the rest is what the guest wrote last. Nothing
  * decodes the address: the VMM maps the region where the guest asks.
  */
+#include <kunit/visibility.h>
 #include <linux/pci.h>
 
 #include "nvgrace_gpu.h"
@@ -27,18 +28,42 @@ unsigned int nvgrace_gpu_bar_offset(const struct nvgrace_gpu_region *region)
 	return PCI_BASE_ADDRESS_0 +
 	       sizeof(u32) * (region->index - VFIO_PCI_BAR0_REGION_INDEX);
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bar_offset);
 
 /**
- * nvgrace_gpu_bar_read() - the value of the 64-bit BAR register
- * @region: the region
+ * nvgrace_gpu_bar_reset() - after a reset the BARs hold no address
+ * @regions: the regions
+ * @nr_regions: how many
  *
  * Context: Any; the caller holds &struct nvgrace_gpu_device.bar_lock.
- * Return: address bits and flags, in CPU byte order.
  */
-u64 nvgrace_gpu_bar_read(const struct nvgrace_gpu_region *region)
+void nvgrace_gpu_bar_reset(struct nvgrace_gpu_region *regions,
+			   unsigned int nr_regions)
 {
-	return region->bar_value | BAR_FLAGS;
+	unsigned int i;
+
+	for (i = 0; i < nr_regions; i++)
+		regions[i].bar_value = 0;
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bar_reset);
+
+/**
+ * nvgrace_gpu_bar_read() - read some bytes of the 64-bit BAR register
+ * @region: the region
+ * @offset: first byte to read, counted from the start of the register
+ * @count: bytes to read; @offset + @count is 8 at most
+ * @bytes: filled in, as it lies in config space
+ *
+ * Context: Any; the caller holds &struct nvgrace_gpu_device.bar_lock.
+ */
+void nvgrace_gpu_bar_read(const struct nvgrace_gpu_region *region,
+			  unsigned int offset, size_t count, u8 *bytes)
+{
+	__le64 raw = cpu_to_le64(region->bar_value | BAR_FLAGS);
+
+	memcpy(bytes, (u8 *)&raw + offset, count);
+}
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bar_read);
 
 /**
  * nvgrace_gpu_bar_write() - write some bytes of the 64-bit BAR register
@@ -59,6 +84,7 @@ void nvgrace_gpu_bar_write(struct nvgrace_gpu_region *region,
 	memcpy((u8 *)&raw + offset, bytes, count);
 	region->bar_value = le64_to_cpu(raw) & ~(region->bar_size - 1);
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bar_write);
 
 /**
  * nvgrace_gpu_bar_next() - cut a config space access at the BAR registers' edges
@@ -91,3 +117,4 @@ size_t nvgrace_gpu_bar_next(const struct nvgrace_gpu_region *regions,
 	}
 	return count;
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bar_next);

@@ -11,6 +11,7 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <kunit/visibility.h>
 #include <linux/ioport.h>
 #include <linux/module.h>
 #include <linux/pci.h>
@@ -45,14 +46,10 @@ static struct nvgrace_gpu_device *to_nvdev(struct vfio_device *core_vdev)
 	return container_of(core_vdev, struct nvgrace_gpu_device, core.vdev);
 }
 
-/* After a reset BARs hold no address. */
 static void reset_bars(struct nvgrace_gpu_device *nvdev)
 {
-	unsigned int i;
-
 	spin_lock(&nvdev->bar_lock);
-	for (i = 0; i < nvdev->nr_regions; i++)
-		nvdev->regions[i].bar_value = 0;
+	nvgrace_gpu_bar_reset(nvdev->regions, nvdev->nr_regions);
 	spin_unlock(&nvdev->bar_lock);
 }
 
@@ -129,7 +126,7 @@ static ssize_t read_config(struct nvgrace_gpu_device *nvdev, char __user *buf,
 
 	for (done = 0; done < ret; done += piece) {
 		const struct nvgrace_gpu_region *region;
-		__le64 value;
+		u8 bytes[sizeof(u64)];
 
 		piece = nvgrace_gpu_bar_next(nvdev->regions, nvdev->nr_regions,
 					     pos + done, ret - done, &region);
@@ -137,11 +134,12 @@ static ssize_t read_config(struct nvgrace_gpu_device *nvdev, char __user *buf,
 			continue;
 
 		spin_lock(&nvdev->bar_lock);
-		value = cpu_to_le64(nvgrace_gpu_bar_read(region));
+		nvgrace_gpu_bar_read(region, pos + done -
+				     nvgrace_gpu_bar_offset(region),
+				     piece, bytes);
 		spin_unlock(&nvdev->bar_lock);
 
-		if (copy_to_user(buf + done, (u8 *)&value + pos + done -
-				 nvgrace_gpu_bar_offset(region), piece))
+		if (copy_to_user(buf + done, bytes, piece))
 			return -EFAULT;
 	}
 
@@ -389,7 +387,7 @@ static const struct pci_error_handlers nvgrace_gpu_err_handlers = {
 	.reset_done	= nvgrace_gpu_reset_done,
 };
 
-static const struct pci_device_id nvgrace_gpu_ids[] = {
+VISIBLE_IF_KUNIT const struct pci_device_id nvgrace_gpu_ids[] = {
 	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x2342) }, /* GH200 */
 	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x2345) }, /* GH200 */
 	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x2348) }, /* GH200 */
@@ -397,6 +395,7 @@ static const struct pci_device_id nvgrace_gpu_ids[] = {
 	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x31c2) }, /* GB300 */
 	{}
 };
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_ids);
 MODULE_DEVICE_TABLE(pci, nvgrace_gpu_ids);
 
 static struct pci_driver nvgrace_gpu_driver = {

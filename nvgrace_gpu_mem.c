@@ -7,6 +7,8 @@
  * the GPU has it off, or is in reset, a read of its memory gives all ones and a
  * write is dropped; nothing faults.
  */
+#include <kunit/static_stub.h>
+#include <kunit/visibility.h>
 #include <linux/io.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
@@ -94,6 +96,7 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 			  range->base + usemem, range->size - usemem);
 	return ret ?: 2;
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_split);
 
 /**
  * nvgrace_gpu_find_region() - the region at a VFIO region index
@@ -114,6 +117,7 @@ nvgrace_gpu_find_region(struct nvgrace_gpu_device *nvdev, unsigned int index)
 	}
 	return NULL;
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_find_region);
 
 /**
  * nvgrace_gpu_clip() - cut an access at the end of the BAR and of the memory
@@ -136,6 +140,7 @@ bool nvgrace_gpu_clip(const struct nvgrace_gpu_region *region, u64 pos,
 		  min_t(u64, *count, region->backed - pos) : 0;
 	return true;
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_clip);
 
 /**
  * nvgrace_gpu_mmap_check() - does a mapping follow the sparse area?
@@ -156,6 +161,7 @@ int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 		return -EOVERFLOW;
 	return end > region->backed ? -EINVAL : 0;
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_mmap_check);
 
 /*
  * The user moves the device to D3 and back with memory_lock held for write. The
@@ -220,13 +226,29 @@ static int rw_piece(struct vfio_pci_core_device *core,
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
+/**
+ * nvgrace_gpu_map_window() - map a piece of the memory into the kernel
+ * @phys: host physical address
+ * @len: bytes
+ * @cacheable: Normal Write-Back if true, else write-combining
+ *
+ * Context: Process context, may sleep.
+ * Return: what to memunmap(), or NULL.
+ */
+VISIBLE_IF_KUNIT void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len,
+					      bool cacheable)
+{
+	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_map_window, phys, len, cacheable);
+
+	return memremap(phys, len, cacheable ? MEMREMAP_WB : MEMREMAP_WC);
+}
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_map_window);
+
 /* The part of an access that lies in real memory. */
 static int rw_backed(struct vfio_pci_core_device *core,
 		     const struct nvgrace_gpu_region *region, char __user *buf,
 		     void *bounce, u64 pos, size_t count, bool iswrite)
 {
-	unsigned long flags = region->cacheable ? MEMREMAP_WB : MEMREMAP_WC;
-
 	while (count) {
 		phys_addr_t phys = region->base + pos;
 		size_t len = min_t(size_t, count,
@@ -235,7 +257,7 @@ static int rw_backed(struct vfio_pci_core_device *core,
 		void *window;
 		int ret = 0;
 
-		window = memremap(phys, len, flags);
+		window = nvgrace_gpu_map_window(phys, len, region->cacheable);
 		if (!window)
 			return -ENOMEM;
 
@@ -331,15 +353,28 @@ out_free:
 	*ppos += count;
 	return count;
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_rw);
 
-/* A block lies wholly in the mapping, and its memory is aligned as it is. */
-static bool block_fits(const struct vm_area_struct *vma, unsigned long addr,
-		       unsigned long pfn, unsigned int order)
+/**
+ * nvgrace_gpu_block_fits() - can a block be mapped by one huge entry?
+ * @start: where the VMA begins
+ * @end: where it ends, exclusive
+ * @block: user address that the block begins at, a multiple of @size
+ * @phys: host physical address that it is to map
+ * @size: bytes in the block, a power of two
+ *
+ * Context: Any.
+ * Return: does the block lie wholly in the VMA, its memory aligned as it is?
+ */
+VISIBLE_IF_KUNIT bool nvgrace_gpu_block_fits(unsigned long start,
+					     unsigned long end,
+					     unsigned long block,
+					     phys_addr_t phys,
+					     unsigned long size)
 {
-	return addr >= vma->vm_start &&
-	       addr + (PAGE_SIZE << order) <= vma->vm_end &&
-	       IS_ALIGNED(pfn, 1UL << order);
+	return block >= start && block + size <= end && IS_ALIGNED(phys, size);
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_block_fits);
 
 static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
 			     unsigned int order)
@@ -372,7 +407,8 @@ static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	struct nvgrace_gpu_device *nvdev = vma->vm_private_data;
-	unsigned long addr = ALIGN_DOWN(vmf->address, PAGE_SIZE << order);
+	unsigned long size = PAGE_SIZE << order;
+	unsigned long addr = ALIGN_DOWN(vmf->address, size);
 	const struct nvgrace_gpu_region *region;
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 	unsigned long pfn;
@@ -386,7 +422,8 @@ static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 	      (vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1)) +
 	      ((addr - vma->vm_start) >> PAGE_SHIFT);
 
-	if (order && !block_fits(vma, addr, pfn, order))
+	if (order && !nvgrace_gpu_block_fits(vma->vm_start, vma->vm_end, addr,
+					     PFN_PHYS(pfn), size))
 		return VM_FAULT_FALLBACK;
 
 	down_read(&nvdev->core.memory_lock);
@@ -465,6 +502,7 @@ int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
 	vma->vm_ops = &region_vm_ops;
 	return 0;
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_mmap);
 
 /**
  * nvgrace_gpu_region_info() - answer VFIO_DEVICE_GET_REGION_INFO for a region
@@ -505,3 +543,4 @@ int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 		      VFIO_REGION_INFO_FLAG_MMAP;
 	return 0;
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_info);

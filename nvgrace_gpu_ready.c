@@ -2,6 +2,8 @@
 /*
  * What the GPU says of itself
  */
+#include <kunit/static_stub.h>
+#include <kunit/visibility.h>
 #include <linux/pci.h>
 
 #include "nvgrace_gpu.h"
@@ -10,6 +12,28 @@
 #define DVSEC_ID_MEMORY		3
 #define DVSEC_MEMORY_FLAGS	0xA
 #define DVSEC_MEMORY_NO_DEFECT	BIT(0)
+
+/**
+ * nvgrace_gpu_read_dvsec() - read the flags in the DVSEC of the coherent memory
+ * @pdev: the GPU
+ * @flags: the flags, all ones if they cannot be read; untouched without a DVSEC
+ *
+ * Context: Process context.
+ * Return: where in config space the DVSEC is, 0 if there is none.
+ */
+VISIBLE_IF_KUNIT u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags)
+{
+	u16 dvsec;
+
+	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_read_dvsec, pdev, flags);
+
+	dvsec = pci_find_dvsec_capability(pdev, PCI_VENDOR_ID_NVIDIA,
+					  DVSEC_ID_MEMORY);
+	if (dvsec)
+		pci_read_config_word(pdev, dvsec + DVSEC_MEMORY_FLAGS, flags);
+	return dvsec;
+}
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_read_dvsec);
 
 /**
  * nvgrace_gpu_needs_carve_out() - must a part of the memory be mapped uncached?
@@ -27,17 +51,16 @@ int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev)
 {
 	u16 dvsec, flags;
 
-	dvsec = pci_find_dvsec_capability(pdev, PCI_VENDOR_ID_NVIDIA,
-					  DVSEC_ID_MEMORY);
+	dvsec = nvgrace_gpu_read_dvsec(pdev, &flags);
 	if (!dvsec)
 		return 1;
 
 	/* A guess would give the guest another layout: fail instead. */
-	if (pci_read_config_word(pdev, dvsec + DVSEC_MEMORY_FLAGS, &flags) ||
-	    PCI_POSSIBLE_ERROR(flags))
+	if (PCI_POSSIBLE_ERROR(flags))
 		return dev_err_probe(&pdev->dev, -EIO,
 				     "DVSEC at config offset 0x%x: cannot be read\n",
 				     dvsec);
 
 	return !(flags & DVSEC_MEMORY_NO_DEFECT);
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_needs_carve_out);
