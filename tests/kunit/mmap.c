@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * mmap() of a region: what is let through, the VMA, and what a fault maps
+ *
+ * The mappings and the faults are real, in a file of the test's own. Nobody
+ * touches what is mapped, so there need not be any memory.
+ */
+#include <kunit/resource.h>
+#include <kunit/test.h>
+#include <linux/anon_inodes.h>
+#include <linux/file.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/slab.h>
+
+#include "../../nvgrace_gpu.h"
+
+#define GIB(n)		((u64)(n) << 30)
+/* Where no machine has anything; aligned as firmware aligns it. */
+#define BASE		(60ULL << 40)
+#define BACKED		(GIB(1) + SZ_512M)
+/* A user address that is aligned to every block. */
+#define USER		BIT(40)
+
+struct fixture {
+	struct nvgrace_gpu_device nvdev;
+	struct pci_dev pdev;
+	struct file *file;
+};
+
+KUNIT_DEFINE_ACTION_WRAPPER(put_file, fput, struct file *);
+
+static int test_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct fixture *f = file->private_data;
+	const struct nvgrace_gpu_region *region;
+
+	region = nvgrace_gpu_find_region(&f->nvdev, vma->vm_pgoff >>
+					 (VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT));
+	return region ? nvgrace_gpu_region_mmap(&f->nvdev, region, vma) : -ENXIO;
+}
+
+static const struct file_operations test_fops = {
+	.owner = THIS_MODULE,
+	.mmap = test_mmap,
+};
+
+static struct file *open_file(struct kunit *test, int flags)
+{
+	struct file *file;
+
+	file = anon_inode_getfile("nvgrace_gpu", &test_fops, test->priv, flags);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, put_file, file), 0);
+	return file;
+}
+
+static int fixture_init(struct kunit *test)
+{
+	struct fixture *f;
+
+	f = kunit_kzalloc(test, sizeof(*f), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, f);
+	test->priv = f;
+
+	init_rwsem(&f->nvdev.core.memory_lock);
+	f->nvdev.core.pdev = &f->pdev;
+	f->nvdev.nr_regions = 2;
+	/* usemem has a hole of 512 MiB, resmem has none. */
+	f->nvdev.regions[0] = (struct nvgrace_gpu_region) {
+		.index = VFIO_PCI_BAR2_REGION_INDEX,
+		.cacheable = true,
+		.base = BASE,
+		.backed = BACKED,
+		.bar_size = GIB(2),
+	};
+	f->nvdev.regions[1] = (struct nvgrace_gpu_region) {
+		.index = VFIO_PCI_BAR4_REGION_INDEX,
+		.cacheable = false,
+		.base = BASE + BACKED,
+		.backed = GIB(1),
+		.bar_size = GIB(1),
+	};
+	f->file = open_file(test, O_RDWR);
+
+	/* Gives the test a user address space. */
+	KUNIT_ASSERT_NE(test, 0, kunit_vm_mmap(test, NULL, 0, PAGE_SIZE, PROT_READ,
+					       MAP_ANONYMOUS | MAP_PRIVATE, 0));
+	return 0;
+}
+
+/* ---- What a mapping may cover ---- */
+
+struct check_case {
+	const char *name;
+	u64 pos;
+	u64 len;
+	int ret;
+};
+
+static const struct check_case check_cases[] = {
+	{ "first page", 0, PAGE_SIZE, 0 },
+	{ "all of the memory", 0, BACKED, 0 },
+	{ "last page", BACKED - PAGE_SIZE, PAGE_SIZE, 0 },
+	{ "second page to the last", PAGE_SIZE, BACKED - PAGE_SIZE, 0 },
+	{ "a page of the hole, too", 0, BACKED + PAGE_SIZE, -EINVAL },
+	{ "a page of the hole, from the second", PAGE_SIZE, BACKED, -EINVAL },
+	{ "the BAR", 0, GIB(2), -EINVAL },
+	{ "first page of the hole", BACKED, PAGE_SIZE, -EINVAL },
+	{ "last page of the BAR", GIB(2) - PAGE_SIZE, PAGE_SIZE, -EINVAL },
+	{ "beyond the BAR", GIB(2), PAGE_SIZE, -EINVAL },
+	{ "the last page there is", -(u64)PAGE_SIZE, PAGE_SIZE - 1, -EINVAL },
+	{ "to 2^64", -(u64)PAGE_SIZE, PAGE_SIZE, -EOVERFLOW },
+	{ "past 2^64", -(u64)PAGE_SIZE, 2 * PAGE_SIZE, -EOVERFLOW },
+	{ "past 2^64 by the length", PAGE_SIZE, -(u64)PAGE_SIZE, -EOVERFLOW },
+	{ "as far past 2^64 as can be", U64_MAX, U64_MAX, -EOVERFLOW },
+};
+
+KUNIT_ARRAY_PARAM_DESC(check, check_cases, name);
+
+static void what_may_be_mapped(struct kunit *test)
+{
+	const struct check_case *c = test->param_value;
+	struct fixture *f = test->priv;
+
+	KUNIT_EXPECT_EQ(test, c->ret, nvgrace_gpu_mmap_check(&f->nvdev.regions[0],
+							     c->pos, c->len));
+}
+
+/* ---- The VMA ---- */
+
+/* At USER + skew; the address or an errno. */
+static long map(struct kunit *test, unsigned int bar, u64 pos,
+		unsigned long skew, unsigned long len)
+{
+	struct fixture *f = test->priv;
+
+	return vm_mmap(f->file, USER + skew, len, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_FIXED_NOREPLACE,
+		       VFIO_PCI_INDEX_TO_OFFSET(bar) + pos);
+}
+
+struct vma_case {
+	const char *name;
+	int open_flags;
+	unsigned long prot;
+	unsigned long map_flags;
+	int ret;
+};
+
+static const struct vma_case vma_cases[] = {
+	{ "shared", O_RDWR, PROT_READ | PROT_WRITE, MAP_SHARED, 0 },
+	{ "shared, to read", O_RDWR, PROT_READ, MAP_SHARED, 0 },
+	{ "shared, to write", O_RDWR, PROT_WRITE, MAP_SHARED, 0 },
+	{ "shared, for later", O_RDWR, PROT_NONE, MAP_SHARED, 0 },
+	{ "shared, with all flags known", O_RDWR, PROT_READ | PROT_WRITE,
+	  MAP_SHARED_VALIDATE | MAP_NORESERVE, 0 },
+	{ "private", O_RDWR, PROT_READ | PROT_WRITE, MAP_PRIVATE, -EINVAL },
+	{ "private, to read", O_RDWR, PROT_READ, MAP_PRIVATE, -EINVAL },
+	{ "private, for later", O_RDWR, PROT_NONE, MAP_PRIVATE, -EINVAL },
+	/* VM_MAYSHARE without VM_SHARED: mm takes it for one that is never written. */
+	{ "shared, of a file open to read", O_RDONLY, PROT_READ, MAP_SHARED, -EINVAL },
+	{ "private, of a file open to read", O_RDONLY, PROT_READ, MAP_PRIVATE, -EINVAL },
+};
+
+KUNIT_ARRAY_PARAM_DESC(vma, vma_cases, name);
+
+static bool is_write_combining(pgprot_t prot)
+{
+	return pgprot_val(pgprot_writecombine(prot)) == pgprot_val(prot);
+}
+
+static void check_vma(struct kunit *test, unsigned long addr,
+		      const struct nvgrace_gpu_region *region, u64 pos)
+{
+	const vm_flags_t flags = VM_IO | VM_PFNMAP | VM_DONTEXPAND |
+				 VM_DONTDUMP | VM_HUGEPAGE;
+	struct vm_area_struct *vma;
+
+	mmap_read_lock(current->mm);
+	vma = vma_lookup(current->mm, addr);
+	KUNIT_EXPECT_NOT_NULL(test, vma);
+	if (vma) {
+		KUNIT_EXPECT_EQ(test, flags, vma->vm_flags & flags);
+		KUNIT_EXPECT_EQ(test, 0, vma->vm_flags & VM_MIXEDMAP);
+		/* resmem, and only that, is neither cacheable nor Device. */
+		KUNIT_EXPECT_EQ(test, !region->cacheable,
+				!!(vma->vm_flags & VM_ALLOW_ANY_UNCACHED));
+		KUNIT_EXPECT_EQ(test, !region->cacheable,
+				is_write_combining(vma->vm_page_prot));
+		/* VFIO zaps by file offset: it has to stay. */
+		KUNIT_EXPECT_EQ(test, vma->vm_pgoff,
+				(VFIO_PCI_INDEX_TO_OFFSET(region->index) + pos) >>
+				PAGE_SHIFT);
+	}
+	mmap_read_unlock(current->mm);
+}
+
+static void vma_of_each_kind(struct kunit *test)
+{
+	const struct vma_case *c = test->param_value;
+	struct file *file = open_file(test, c->open_flags);
+	struct fixture *f = test->priv;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		const struct nvgrace_gpu_region *region = &f->nvdev.regions[i];
+		long ret;
+
+		ret = vm_mmap(file, 0, SZ_2M, c->prot, c->map_flags,
+			      VFIO_PCI_INDEX_TO_OFFSET(region->index) + SZ_512M);
+		if (c->ret) {
+			KUNIT_EXPECT_EQ(test, ret, c->ret);
+			continue;
+		}
+		KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(ret));
+		check_vma(test, ret, region, SZ_512M);
+	}
+}
+
+/* A mapping is checked against the memory of its own region. */
+static void mapping_ends_with_the_memory(struct kunit *test)
+{
+	KUNIT_EXPECT_EQ(test, USER, map(test, 2, 0, 0, BACKED));
+	vm_munmap(USER, BACKED);
+	KUNIT_EXPECT_EQ(test, USER, map(test, 4, 0, 0, GIB(1)));
+	vm_munmap(USER, GIB(1));
+	KUNIT_EXPECT_EQ(test, USER, map(test, 2, BACKED - PAGE_SIZE, 0, PAGE_SIZE));
+	vm_munmap(USER, PAGE_SIZE);
+
+	KUNIT_EXPECT_EQ(test, -EINVAL, map(test, 2, 0, 0, BACKED + PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, -EINVAL, map(test, 4, 0, 0, GIB(1) + PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, -EINVAL, map(test, 2, BACKED, 0, PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, -EINVAL, map(test, 4, PAGE_SIZE, 0, GIB(1)));
+	/* The offset's last page: with the next one it would be another region. */
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			map(test, 2, BIT_ULL(VFIO_PCI_OFFSET_SHIFT) - PAGE_SIZE,
+			    0, 2 * PAGE_SIZE));
+}
+
+/* ---- Faults ---- */
+
+static int fault(unsigned long addr)
+{
+	int ret;
+
+	mmap_read_lock(current->mm);
+	ret = fixup_user_fault(current->mm, addr, FAULT_FLAG_WRITE, NULL);
+	mmap_read_unlock(current->mm);
+	return ret;
+}
+
+/* What is mapped at an address: its physical address, or 0 for nothing. */
+static phys_addr_t mapped(struct kunit *test, unsigned long addr)
+{
+	struct follow_pfnmap_args args = { .address = addr };
+	phys_addr_t phys = 0;
+
+	mmap_read_lock(current->mm);
+	args.vma = vma_lookup(current->mm, addr);
+	if (args.vma && !follow_pfnmap_start(&args)) {
+		phys = PFN_PHYS(args.pfn);
+		KUNIT_EXPECT_TRUE(test, args.writable);
+		/* x86 goes by its own table of memory types. */
+		if (IS_ENABLED(CONFIG_ARM64))
+			KUNIT_EXPECT_EQ(test, is_write_combining(args.pgprot),
+					is_write_combining(args.vma->vm_page_prot));
+		follow_pfnmap_end(&args);
+	}
+	mmap_read_unlock(current->mm);
+	return phys;
+}
+
+/* The first and last page of [start, end) are mapped, those around it not. */
+static void expect_mapped(struct kunit *test, unsigned long start,
+			  unsigned long end, phys_addr_t phys)
+{
+	KUNIT_EXPECT_EQ(test, mapped(test, start), phys);
+	KUNIT_EXPECT_EQ(test, mapped(test, end - PAGE_SIZE),
+			phys + (end - PAGE_SIZE - start));
+	KUNIT_EXPECT_EQ(test, mapped(test, start - PAGE_SIZE), 0);
+	KUNIT_EXPECT_EQ(test, mapped(test, end), 0);
+}
+
+static void need_huge_entries(struct kunit *test)
+{
+	if (!IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP))
+		kunit_skip(test, "this kernel has no huge entries for PFN maps");
+}
+
+static void fault_maps_a_block(struct kunit *test)
+{
+	unsigned long block = USER + PMD_SIZE;
+
+	need_huge_entries(test);
+	KUNIT_ASSERT_EQ(test, USER, map(test, 2, 0, 0, 3 * PMD_SIZE));
+	KUNIT_EXPECT_EQ(test, fault(block + 5 * PAGE_SIZE), 0);
+	expect_mapped(test, block, block + PMD_SIZE, BASE + PMD_SIZE);
+}
+
+static void fault_maps_a_block_of_resmem(struct kunit *test)
+{
+	need_huge_entries(test);
+	KUNIT_ASSERT_EQ(test, USER, map(test, 4, PMD_SIZE, 0, PMD_SIZE));
+	KUNIT_EXPECT_EQ(test, fault(USER + PMD_SIZE - 1), 0);
+	expect_mapped(test, USER, USER + PMD_SIZE, BASE + BACKED + PMD_SIZE);
+}
+
+/* The address is a page off from the memory: no block ever fits. */
+static void fault_maps_a_page_where_alignment_differs(struct kunit *test)
+{
+	unsigned long addr = USER + PMD_SIZE;
+
+	KUNIT_ASSERT_EQ(test, USER + PAGE_SIZE,
+			map(test, 2, 0, PAGE_SIZE, 3 * PMD_SIZE - PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, fault(addr), 0);
+	expect_mapped(test, addr, addr + PAGE_SIZE, BASE + PMD_SIZE - PAGE_SIZE);
+}
+
+/* Aligned alike, but the VMA begins and ends within a block. */
+static void fault_maps_a_page_at_the_edges(struct kunit *test)
+{
+	unsigned long last = USER + 3 * PMD_SIZE - 2 * PAGE_SIZE;
+
+	KUNIT_ASSERT_EQ(test, USER + PAGE_SIZE,
+			map(test, 2, PAGE_SIZE, PAGE_SIZE,
+			    3 * PMD_SIZE - 2 * PAGE_SIZE));
+
+	KUNIT_EXPECT_EQ(test, fault(USER + PAGE_SIZE), 0);
+	expect_mapped(test, USER + PAGE_SIZE, USER + 2 * PAGE_SIZE,
+		      BASE + PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, fault(last), 0);
+	expect_mapped(test, last, last + PAGE_SIZE, BASE + (last - USER));
+}
+
+static void block_between_the_edges(struct kunit *test)
+{
+	unsigned long block = USER + PMD_SIZE;
+
+	need_huge_entries(test);
+	KUNIT_ASSERT_EQ(test, USER + PAGE_SIZE,
+			map(test, 2, PAGE_SIZE, PAGE_SIZE,
+			    3 * PMD_SIZE - 2 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, fault(block), 0);
+	expect_mapped(test, block, block + PMD_SIZE, BASE + PMD_SIZE);
+}
+
+/* The last page of memory, with nothing after it. */
+static void fault_maps_the_last_page(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, USER,
+			map(test, 4, GIB(1) - PAGE_SIZE, 0, PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, fault(USER), 0);
+	expect_mapped(test, USER, USER + PAGE_SIZE,
+		      BASE + BACKED + GIB(1) - PAGE_SIZE);
+}
+
+struct awake_case {
+	const char *name;
+	pci_power_t state;
+	bool runtime_suspended;
+	int ret;
+};
+
+static const struct awake_case awake_cases[] = {
+	{ "D0", PCI_D0, false, 0 },
+	{ "D2", PCI_D2, false, 0 },
+	{ "D3hot", PCI_D3hot, false, -EFAULT },
+	{ "D3cold", PCI_D3cold, false, -EFAULT },
+	{ "runtime suspend", PCI_D0, true, -EFAULT },
+	{ "runtime suspend in D3cold", PCI_D3cold, true, -EFAULT },
+};
+
+KUNIT_ARRAY_PARAM_DESC(awake, awake_cases, name);
+
+/* A fault is SIGBUS while the device sleeps, and then works. */
+static void fault_by_power_state(struct kunit *test)
+{
+	const struct awake_case *c = test->param_value;
+	struct fixture *f = test->priv;
+
+	KUNIT_ASSERT_EQ(test, USER, map(test, 2, 0, 0, PAGE_SIZE));
+
+	f->pdev.current_state = c->state;
+	f->nvdev.core.pm_runtime_engaged = c->runtime_suspended;
+	KUNIT_EXPECT_EQ(test, fault(USER), c->ret);
+	KUNIT_EXPECT_EQ(test, mapped(test, USER), c->ret ? 0 : BASE);
+
+	f->pdev.current_state = PCI_D0;
+	f->nvdev.core.pm_runtime_engaged = false;
+	KUNIT_EXPECT_EQ(test, fault(USER), 0);
+	KUNIT_EXPECT_EQ(test, mapped(test, USER), BASE);
+}
+
+static void fault_without_a_region(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+
+	KUNIT_ASSERT_EQ(test, USER, map(test, 2, 0, 0, PAGE_SIZE));
+	f->nvdev.nr_regions = 0;
+	KUNIT_EXPECT_EQ(test, fault(USER), -EFAULT);
+}
+
+/* ---- Region info ---- */
+
+KUNIT_DEFINE_ACTION_WRAPPER(free_caps, kfree, const void *);
+
+static void info_says_what_can_be_mapped(struct kunit *test)
+{
+	struct vfio_region_info_cap_sparse_mmap *sparse;
+	struct fixture *f = test->priv;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		const struct nvgrace_gpu_region *region = &f->nvdev.regions[i];
+		struct vfio_region_info info = {};
+		struct vfio_info_cap caps = {};
+
+		KUNIT_ASSERT_EQ(test, nvgrace_gpu_region_info(region, &info, &caps), 0);
+		KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, free_caps,
+								caps.buf), 0);
+		KUNIT_EXPECT_EQ(test, info.size, region->bar_size);
+		KUNIT_EXPECT_EQ(test, info.offset,
+				VFIO_PCI_INDEX_TO_OFFSET(region->index));
+		KUNIT_EXPECT_EQ(test, info.flags, VFIO_REGION_INFO_FLAG_READ |
+				VFIO_REGION_INFO_FLAG_WRITE |
+				VFIO_REGION_INFO_FLAG_MMAP);
+
+		sparse = (void *)caps.buf;
+		KUNIT_ASSERT_EQ(test, caps.size, struct_size(sparse, areas, 1));
+		KUNIT_EXPECT_EQ(test, sparse->header.id,
+				VFIO_REGION_INFO_CAP_SPARSE_MMAP);
+		KUNIT_EXPECT_EQ(test, sparse->header.version, 1);
+		KUNIT_EXPECT_EQ(test, sparse->header.next, 0);
+		KUNIT_EXPECT_EQ(test, sparse->nr_areas, 1);
+		KUNIT_EXPECT_EQ(test, sparse->areas[0].offset, 0);
+		KUNIT_EXPECT_EQ(test, sparse->areas[0].size, region->backed);
+	}
+}
+
+static struct kunit_case cases[] = {
+	KUNIT_CASE_PARAM(what_may_be_mapped, check_gen_params),
+	KUNIT_CASE_PARAM(vma_of_each_kind, vma_gen_params),
+	KUNIT_CASE(mapping_ends_with_the_memory),
+	KUNIT_CASE(fault_maps_a_block),
+	KUNIT_CASE(fault_maps_a_block_of_resmem),
+	KUNIT_CASE(fault_maps_a_page_where_alignment_differs),
+	KUNIT_CASE(fault_maps_a_page_at_the_edges),
+	KUNIT_CASE(block_between_the_edges),
+	KUNIT_CASE(fault_maps_the_last_page),
+	KUNIT_CASE_PARAM(fault_by_power_state, awake_gen_params),
+	KUNIT_CASE(fault_without_a_region),
+	KUNIT_CASE(info_says_what_can_be_mapped),
+	{}
+};
+
+static struct kunit_suite suite = {
+	.name = "nvgrace_gpu_mmap",
+	.init = fixture_init,
+	.test_cases = cases,
+};
+
+kunit_test_suite(suite);
