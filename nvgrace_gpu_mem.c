@@ -33,14 +33,10 @@
 /* What a read or write copies at a time with memory_lock held. */
 #define RW_BOUNCE	SZ_64K
 
-static int fill_region(struct nvgrace_gpu_region *region, const char *name,
-		       unsigned int bar, bool cacheable, phys_addr_t base,
-		       size_t backed)
+static void fill_region(struct nvgrace_gpu_region *region, const char *name,
+			unsigned int bar, bool cacheable, phys_addr_t base,
+			size_t backed)
 {
-	/* A VFIO region can't be larger than the offsets within one. */
-	if (backed > BIT_ULL(VFIO_PCI_OFFSET_SHIFT))
-		return -EOVERFLOW;
-
 	*region = (struct nvgrace_gpu_region) {
 		.name = name,
 		.index = VFIO_PCI_BAR0_REGION_INDEX + bar,
@@ -49,7 +45,6 @@ static int fill_region(struct nvgrace_gpu_region *region, const char *name,
 		.backed = backed,
 		.bar_size = roundup_pow_of_two(backed),
 	};
-	return 0;
 }
 
 /**
@@ -72,29 +67,27 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 		      unsigned int usemem_bar,
 		      struct nvgrace_gpu_region *regions)
 {
-	size_t usemem;
-	int ret;
+	size_t usemem = range->size;
 
-	if (!carve_out) {
-		ret = fill_region(&regions[0], "usemem", 4, true, range->base,
-				  range->size);
-		return ret ?: 1;
+	if (carve_out) {
+		if (usemem < NVGRACE_GPU_RESMEM_MIN + NVGRACE_GPU_USEMEM_ALIGN)
+			return -EINVAL;
+		usemem = round_down(usemem - NVGRACE_GPU_RESMEM_MIN,
+				    NVGRACE_GPU_USEMEM_ALIGN);
 	}
 
-	if (range->size < NVGRACE_GPU_RESMEM_MIN + NVGRACE_GPU_USEMEM_ALIGN)
-		return -EINVAL;
+	/* A VFIO region can't be larger than the offsets within one. */
+	if (usemem > BIT_ULL(VFIO_PCI_OFFSET_SHIFT))
+		return -EOVERFLOW;
 
-	usemem = round_down(range->size - NVGRACE_GPU_RESMEM_MIN,
-			    NVGRACE_GPU_USEMEM_ALIGN);
+	fill_region(&regions[0], "usemem", carve_out ? usemem_bar : 4, true,
+		    range->base, usemem);
+	if (!carve_out)
+		return 1;
 
-	ret = fill_region(&regions[0], "usemem", usemem_bar, true, range->base,
-			  usemem);
-	if (ret)
-		return ret;
-
-	ret = fill_region(&regions[1], "resmem", 6 - usemem_bar, false,
-			  range->base + usemem, range->size - usemem);
-	return ret ?: 2;
+	fill_region(&regions[1], "resmem", 6 - usemem_bar, false,
+		    range->base + usemem, range->size - usemem);
+	return 2;
 }
 EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_split);
 
