@@ -129,6 +129,14 @@ trixie() {
 # QEMU of Debian 13, with firmware: older ones let a guest get away with unaligned
 # access to Device memory.
 fill_tools() { trixie "$1" "$(dpkg --print-architecture)" qemu-system-arm,qemu-efi-aarch64,ipxe-qemu; }
+fill_tools_x86() { trixie "$1" "$(dpkg --print-architecture)" qemu-system-x86; }
+
+# unpacked_qemu TOOLS ARCH: the command line, word by line, that runs an unpacked QEMU.
+unpacked_qemu() {
+	local dir=$CACHE/$1
+	printf '%s\n' "$dir"/usr/lib64/ld-linux-*.so.* --library-path "$dir/usr/lib/$(gcc -print-multiarch)" \
+		"$dir/usr/bin/qemu-system-$2" -L "$dir/usr/share/qemu"
+}
 
 # An ext4 image of the emulated host's /usr: Debian's QEMU for arm64, and busybox.
 fill_usr() {
@@ -181,27 +189,34 @@ make_kernel() {
 		die_log "$log" "the kernel did not build"
 }
 
-# Sets SRC and KERNEL: the kernel's source and its build for the emulated host.
-need_kernel() {
-	local fragment series patched
+# Sets SRC: the kernel's source.
+need_source() {
 	if [ -n "${KSRC:-}" ]; then
 		[ -z "${PATCHED:-}" ] || die "--patched is for Debian's kernel; apply the series to KSRC yourself"
 		SRC=$(cd "$KSRC" 2> /dev/null && pwd) && [ -f "$SRC/Kbuild" ] ||
 			die "KSRC=$KSRC is no kernel source tree"
+		return
+	fi
+	SRC_VERSION=$(apt-cache policy linux-source-6.12 2> /dev/null | awk '/Candidate:/ { print $2 }')
+	SRC=$CACHE/linux-$SRC_VERSION
+	cached "${SRC##*/}" "fetching the source of Linux $SRC_VERSION" fill_source
+}
+
+# Sets KERNEL, the build of $SRC for the emulated host; with PATCHED also SRC.
+need_kernel() {
+	local fragment series patched
+	if [ -n "${KSRC:-}" ]; then
 		KERNEL=$CACHE/ksrc-$(key <<< "$SRC")
-		mkdir -p "$KERNEL" "$CACHE/log"
+		mkdir -p "$KERNEL"
 		exec {lock}> "$KERNEL.lock"
 		flock -w 3600 "$lock" || die "another run has held $KERNEL.lock for an hour"
 		step "building the kernel in $SRC" make_kernel "$KERNEL" || exit
 		exec {lock}>&-
 		return
 	fi
-	SRC_VERSION=$(apt-cache policy linux-source-6.12 2> /dev/null | awk '/Candidate:/ { print $2 }')
-	SRC=$CACHE/linux-$SRC_VERSION
 	fragment=$(cat "$TOP/tests/rig/kernel.config"; aarch64-linux-gnu-gcc --version; echo "$RECIPE")
 	# In the source tree, since kbuild's paths are relative then: both can move.
 	KERNEL=$SRC/build-$(key <<< "$fragment")
-	cached "${SRC##*/}" "fetching the source of Linux $SRC_VERSION" fill_source
 	cached "${SRC##*/}/${KERNEL##*/}" "building that kernel (the long step: minutes)" make_kernel
 	[ -n "${PATCHED:-}" ] || return 0
 
@@ -212,18 +227,18 @@ need_kernel() {
 	SRC=$CACHE/$patched
 }
 
-# Sets MODULE: the driver, built for $KERNEL.
+# Sets MODULE: the driver and its KUnit tests, built for $KERNEL.
 fill_module() {
 	local log=$CACHE/log/module.log
-	cp "$TOP"/{Kbuild,nvgrace_gpu*.[ch]} "$1"
-	make -C "$KERNEL" "${KARCH[@]}" M="$1" CONFIG_NVGRACE_GPU=m W=1 modules > "$log" 2>&1 ||
+	copy_driver "$1"
+	make -C "$KERNEL" "${KARCH[@]}" M="$1" CONFIG_NVGRACE_GPU=m CONFIG_NVGRACE_GPU_KUNIT_TEST=m W=1 modules > "$log" 2>&1 ||
 		die_log "$log" "the driver did not build"
 	! grep -q 'warning:' "$log" || die_log "$log" "the driver built with warnings"
 }
 
 need_module() {
 	local inputs
-	inputs=$(cat "$TOP"/{Kbuild,nvgrace_gpu*.[ch]} "$KERNEL/.config"; echo "$KERNEL $RECIPE")
+	inputs=$(cat "$TOP"/{Kbuild,nvgrace_gpu*.[ch],tests/kunit/*} "$KERNEL/.config"; echo "$KERNEL $RECIPE")
 	MODULE=$CACHE/module-$(key <<< "$inputs")
 	cached "${MODULE##*/}" "building nvgrace_gpu.ko" fill_module
 }
@@ -265,28 +280,57 @@ need_tests() {
 }
 
 # A kernel tree of links, with the driver's Kconfig and Kbuild called from its own.
+# kunit.py finds its kernel by where it really is, so it is a copy.
 fill_intree() {
-	cp -rs "$SRC" "$1/src"
+	mkdir "$1/src" "$1/out"
+	find "$SRC" -mindepth 1 -maxdepth 1 ! -name 'build-*' -exec cp -rs -t "$1/src" {} +
+	cp -r --remove-destination "$SRC/tools/testing/kunit" "$1/src/tools/testing/"
 	cp --remove-destination "$SRC"/drivers/vfio/pci/{Kconfig,Makefile} "$1/src/drivers/vfio/pci/"
 	echo 'obj-y += nvgrace_gpu/' >> "$1/src/drivers/vfio/pci/Makefile"
 	sed -i 's|^endmenu|source "drivers/vfio/pci/nvgrace_gpu/Kconfig"\n\nendmenu|' "$1/src/drivers/vfio/pci/Kconfig"
-	mkdir "$1/out"
+}
+
+# copy_driver DIR: the driver and its KUnit tests. What is the same keeps its time,
+# so that make builds only what changed.
+copy_driver() {
+	local f
+	while read -r f; do
+		[ -e "$TOP/$f" ] || rm "$1/$f"
+	done < <([ ! -d "$1" ] || find "$1" -name '*.[ch]' -printf '%P\n')
+	while read -r f; do
+		cmp -s "$TOP/$f" "$1/$f" || install -D -m 644 "$TOP/$f" "$1/$f"
+	done < <(cd "$TOP" && find Kbuild Kconfig Makefile .kunitconfig nvgrace_gpu*.[ch] tests/kunit -type f)
+}
+
+# Sets INTREE: the driver linked into a kernel tree, src in it, as
+# drivers/vfio/pci/nvgrace_gpu; locked until the script ends.
+need_intree() {
+	INTREE=$CACHE/linked-$(key <<< "$SRC $RECIPE")
+	cached "${INTREE##*/}" "making a kernel tree to link the driver into" fill_intree
+	exec {intree_lock}> "$INTREE/lock"
+	flock -n "$intree_lock" || { say "another run uses $INTREE, waiting"; flock -w 3600 "$intree_lock" ||
+		die "another run has held $INTREE/lock for an hour"; }
+	copy_driver "$INTREE/src/drivers/vfio/pci/nvgrace_gpu"
+}
+
+# What every build needs: the packages, and the kernel's source.
+prepare_source() {
+	mkdir -p "$CACHE/log" || die "cannot make the cache, $CACHE"
+	need_packages
+	need_package_lists
+	need_source
 }
 
 # All that a boot needs. Prints a line for what has to be made, and what was taken.
 prepare() {
-	mkdir -p "$CACHE/log" || die "cannot make the cache, $CACHE"
-	need_packages
-	need_package_lists
+	prepare_source
 	cached "tools-$RECIPE" "fetching QEMU and firmware (Debian 13)" fill_tools
 	cached "usr-$RECIPE" "fetching the emulated host's user space (arm64)" fill_usr
 	need_kernel
 	need_module
 	need_tests
-	# shellcheck disable=SC2034,SC2206
-	QEMU=("$CACHE"/tools-$RECIPE/usr/lib64/ld-linux-*.so.*
-		--library-path "$CACHE/tools-$RECIPE/usr/lib/$(gcc -print-multiarch)"
-		"$CACHE/tools-$RECIPE/usr/bin/qemu-system-aarch64" -L "$CACHE/tools-$RECIPE/usr/share/qemu")
+	# shellcheck disable=SC2034
+	mapfile -t QEMU < <(unpacked_qemu "tools-$RECIPE" aarch64)
 	# shellcheck disable=SC2034
 	FIRMWARE=$CACHE/tools-$RECIPE/usr/share/AAVMF/AAVMF_CODE.no-secboot.fd
 	say "kernel $(cat "$KERNEL/include/config/kernel.release"), source ${KSRC:-Debian linux-source-6.12 $SRC_VERSION}${PATCHED:+ with patches/linux-6.12}; cache $CACHE"
