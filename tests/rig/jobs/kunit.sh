@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# The KUnit suites as a module: as it ran them when it was loaded, and once more
+# through each one's run file.
+# shellcheck disable=SC1091
+. /lib.sh
+
+KUNIT=/sys/kernel/debug/kunit
+ALL='nvgrace_gpu_acpi nvgrace_gpu_bar nvgrace_gpu_clip nvgrace_gpu_fault nvgrace_gpu_ids'
+ALL="$ALL nvgrace_gpu_mmap nvgrace_gpu_ready nvgrace_gpu_rw nvgrace_gpu_split"
+
+# suite NAME SUITE: its results as one test of ours. They come as KTAP of one test.
+suite() {
+	sed -n "3,\$p" "$KUNIT/$2/results" | sed "\$d; s/# Subtest: $2/# Subtest: $1.$2/"
+	case $(tail -n 1 "$KUNIT/$2/results") in
+	"ok 1 $2") result ok "$1.$2" ;;
+	*) result 'not ok' "$1.$2" ;;
+	esac
+}
+
+dmesg -c > /dev/null
+insmod /modules/nvgrace_gpu.ko
+insmod /modules/nvgrace_gpu_kunit.ko
+SUITES=$(cd $KUNIT && echo nvgrace_gpu_*)
+# shellcheck disable=SC2086
+plan $(($(echo $SUITES | wc -w) * 2 + 4))
+ok every_suite_is_there test "$SUITES" = "$ALL"
+for s in $SUITES; do suite load "$s"; done
+for s in $SUITES; do
+	echo 1 > $KUNIT/"$s"/run
+	suite run "$s"
+done
+ok unload_tests rmmod nvgrace_gpu_kunit
+ok unload rmmod nvgrace_gpu
+ok log log_is_clean
+finish
