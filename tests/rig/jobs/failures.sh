@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# Every allocation and user copy of probe, open and use fails once, by the kernel's
+# fault injection; then nothing may be left, and nothing leaked.
+# shellcheck disable=SC1091
+. /lib.sh
+
+DEBUG=/sys/kernel/debug
+
+# Also what may sleep and what is of one page; without a stack trace for each.
+set_up() {
+	for f in failslab fail_page_alloc fail_usercopy; do
+		echo 0 > $DEBUG/$f/verbose || return 1
+	done
+	echo N > $DEBUG/failslab/ignore-gfp-wait &&
+		echo N > $DEBUG/fail_page_alloc/ignore-gfp-wait &&
+		echo 0 > $DEBUG/fail_page_alloc/min-order
+}
+
+# An object has to be five seconds old, and to be found twice.
+no_leaks() {
+	sleep 6
+	echo scan > $DEBUG/kmemleak
+	echo scan > $DEBUG/kmemleak
+	cat $DEBUG/kmemleak
+	[ -z "$(cat $DEBUG/kmemleak)" ]
+}
+
+plan 6
+gib=1073741824
+BDF=$(bdf_of "$GPUS")
+export BDF
+ok set_up set_up
+ok load insmod /modules/nvgrace_gpu.ko
+echo nvgrace_gpu > "/sys/bus/pci/devices/$BDF/driver_override"
+echo clear > $DEBUG/kmemleak
+dmesg -c > /dev/null
+REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib" nested failures failures
+ok no_leaks no_leaks
+# VFIO 6.12 warns when it cannot make the group's device, and then undoes it well.
+# shellcheck disable=SC2034
+KNOWN_WARNING=vfio_group_release
+# The driver names what it could not claim, which is all that it knows.
+ok log log_is_clean '.* is in use, see /proc/iomem' 'probe with driver nvgrace_gpu failed with error -[0-9]*' \
+	'really_probe: driver_sysfs_add failed'
+ok unload rmmod nvgrace_gpu
+finish
