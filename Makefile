@@ -34,6 +34,9 @@ check:
 kunit:
 	scripts/kunit arm64 x86_64
 
+coverage:
+	scripts/coverage
+
 check-patches:
 	scripts/check-patches
 
@@ -53,6 +56,7 @@ help:
 	@echo '  make demo          a GPU into a guest, on an emulated Grace host'
 	@echo '  make check         every test; ends with "N passed, N failed"'
 	@echo '  make kunit         the KUnit suites by kunit.py, on arm64 and x86-64'
+	@echo '  make coverage      what they reach of the driver: lines and branches'
 	@echo '  make check-patches the KVM series: applies, builds after each patch, checkpatch'
 	@echo '  make shell         a prompt on that host, the module loaded'
 	@echo '  make lint          checkpatch, sparse, shellcheck and the like: the part of check'
@@ -62,4 +66,4 @@ help:
 	@echo 'emulated host.'
 	@echo 'scripts/rig help has more.'
 
-.PHONY: module install clean demo check kunit check-patches lint shell help
+.PHONY: module install clean demo check kunit coverage check-patches lint shell help

@@ -231,14 +231,15 @@ need_kernel() {
 fill_module() {
 	local log=$CACHE/log/module.log
 	copy_driver "$1"
-	make -C "$KERNEL" "${KARCH[@]}" M="$1" CONFIG_NVGRACE_GPU=m CONFIG_NVGRACE_GPU_KUNIT_TEST=m W=1 modules > "$log" 2>&1 ||
+	make -C "$KERNEL" "${KARCH[@]}" M="$1" CONFIG_NVGRACE_GPU=m CONFIG_NVGRACE_GPU_KUNIT_TEST=m ${COVERAGE:+GCOV_PROFILE=y} \
+		W=1 modules > "$log" 2>&1 ||
 		die_log "$log" "the driver did not build"
 	! grep -q 'warning:' "$log" || die_log "$log" "the driver built with warnings"
 }
 
 need_module() {
 	local inputs
-	inputs=$(cat "$TOP"/{Kbuild,nvgrace_gpu*.[ch],tests/kunit/*} "$KERNEL/.config"; echo "$KERNEL $RECIPE")
+	inputs=$(cat "$TOP"/{Kbuild,nvgrace_gpu*.[ch],tests/kunit/*} "$KERNEL/.config"; echo "$KERNEL ${COVERAGE:+gcov} $RECIPE")
 	MODULE=$CACHE/module-$(key <<< "$inputs")
 	cached "${MODULE##*/}" "building nvgrace_gpu.ko" fill_module
 }
