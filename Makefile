@@ -2,6 +2,7 @@
 # The verbs. What is built is in Kbuild, which the kernel's own build reads too.
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
+KERNEL ?= 6.12
 RIG = scripts/rig
 
 # What plays the GPU of demo and shell, and the size of its memory.
@@ -26,7 +27,7 @@ clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
 
 demo:
-	$(RIG) run $(STANDIN) --module-args='$(MODULE_ARGS)' tests/rig/jobs/demo.sh
+	$(RIG) run --kernel=$(KERNEL) $(STANDIN) --module-args='$(MODULE_ARGS)' tests/rig/jobs/demo.sh
 
 check:
 	scripts/check
@@ -44,7 +45,7 @@ lint:
 	scripts/lint
 
 shell:
-	$(RIG) shell $(STANDIN) --module-args='$(MODULE_ARGS)'
+	$(RIG) shell --kernel=$(KERNEL) $(STANDIN) --module-args='$(MODULE_ARGS)'
 
 help:
 	@echo 'On a Grace machine:'
@@ -61,9 +62,10 @@ help:
 	@echo '  make shell         a prompt on that host, the module loaded'
 	@echo '  make lint          checkpatch, sparse, shellcheck and the like: the part of check'
 	@echo '                     that is about the source'
-	@echo 'Options: KDIR=, ARCH= and CROSS_COMPILE= for the build; GPU=gh200, gb200 or gb300,'
-	@echo 'GPU_SIZE=94.5G, MODULE_ARGS=usemem_bar=4 and KSRC= (a kernel tree of your own) for the'
-	@echo 'emulated host.'
+	@echo 'Options: KDIR=, ARCH= and CROSS_COMPILE= for the build; for the emulated host'
+	@echo 'GPU=gh200, gb200 or gb300, GPU_SIZE=94.5G, MODULE_ARGS=usemem_bar=4, KERNEL=newest (the'
+	@echo 'newest kernel that Debian 13 backports, not its 6.12) and KSRC= (a kernel tree of your'
+	@echo 'own).'
 	@echo 'scripts/rig help has more.'
 
 .PHONY: module install clean demo check kunit coverage check-patches lint shell help

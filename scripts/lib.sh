@@ -9,6 +9,9 @@ JOBS=$(nproc)
 SERIES=("$TOP"/patches/linux-6.12/000[1-9]-*.patch)
 KARCH=(ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-)
 
+# Which of Debian's kernels, 6.12 or newest; and with the KVM series, if not empty.
+RELEASE=6.12 PATCHED=
+
 # A change in how something is fetched or built makes a new cache entry of it.
 RECIPE=1
 
@@ -116,13 +119,16 @@ mirror() {
 }
 
 # trixie DIR ARCH PACKAGES: unpack packages of Debian 13 without installing them.
+# NAME/trixie-backports takes one of its backports.
 trixie() {
-	local dir=$1 arch=$2 packages=$3 log=$CACHE/log/fetch-${3%%,*}-$2.log uri
+	local dir=$1 arch=$2 packages=$3 name=${3%%,*} log sources uri
+	log=$CACHE/log/fetch-${name//\//-}-$2.log
 	uri=$(mirror) || die "apt's configuration names no Debian mirror"
+	sources=("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri trixie main")
+	[[ $packages != */trixie-backports ]] || sources+=("${sources[0]/trixie/trixie-backports}")
 	rmdir "$dir"
 	timeout 1200 mmdebstrap --mode=chrootless --variant=extract --architectures="$arch" \
-		--include="$packages" --aptopt='Acquire::Retries "3"' trixie "$dir" \
-		"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri trixie main" \
+		--include="$packages" --aptopt='Acquire::Retries "3"' trixie "$dir" "${sources[@]}" \
 		> "$log" 2>&1 || die_log "$log" "could not fetch $packages ($arch) from Debian 13; is there a network?"
 }
 
@@ -157,6 +163,21 @@ fill_source() {
 		die_log "$log" "could not fetch linux-source-6.12 $SRC_VERSION; is there a network?"
 }
 
+# The newest kernel that Debian 13 has: a backport. The package of this name only
+# depends on the one of the version, which is found in the changelog.
+fill_newest() {
+	local doc version
+	mkdir "$1/deb"
+	trixie "$1/deb" "$(dpkg --print-architecture)" linux-source/trixie-backports
+	doc=$1/deb/usr/share/doc/linux-source/changelog.Debian.gz
+	version=$(zcat "$doc" | sed -n '1s/^linux (\(.*\)) .*/\1/p')
+	[ -n "$version" ] || die "$doc does not begin with a version of linux"
+	tar -xf "$1"/deb/usr/src/linux-source-*.tar.xz -C "$1" --strip-components=1 ||
+		die "the source of Linux $version could not be unpacked"
+	echo "$version" > "$1/debian-version"
+	rm -rf "$1/deb"
+}
+
 # apply_series DIR: the KVM series on a kernel tree. Exact, or it says what fails.
 apply_series() {
 	local p log=$CACHE/log/series.log
@@ -177,34 +198,54 @@ fill_patched() {
 		> "$CACHE/log/patched.log" 2>&1 || die_log "$CACHE/log/patched.log" "the patched kernel did not build"
 }
 
+# fragment SRC: what the kernel in SRC is configured with, on top of allnoconfig.
+fragment() {
+	local only=newest
+	[[ $(make -s -C "$1" kernelversion) != 6.12.* ]] || only=6.12
+	cat "$TOP/tests/rig/kernel.config" "$TOP/tests/rig/kernel-$only.config"
+}
+
 # make_kernel OUT: configure and build; the fragment must be taken word for word.
 make_kernel() {
 	local out=$1 log=$CACHE/log/kernel-${1##*/}.log lost
-	{ make -C "$SRC" O="$out" "${KARCH[@]}" KCONFIG_ALLCONFIG="$TOP/tests/rig/kernel.config" allnoconfig
+	fragment "$SRC" > "$out/fragment"
+	{ make -C "$SRC" O="$out" "${KARCH[@]}" KCONFIG_ALLCONFIG="$out/fragment" allnoconfig
 	} > "$log" 2>&1 || die_log "$log" "the kernel could not be configured"
-	lost=$(grep -o '^CONFIG_[A-Z0-9_]*=.*' "$TOP/tests/rig/kernel.config" | grep -vxF -f "$out/.config")
-	[ -z "$lost" ] || die "this kernel does not take from tests/rig/kernel.config: ${lost//$'\n'/ }"
+	lost=$(grep -o '^CONFIG_[A-Z0-9_]*=.*' "$out/fragment" | grep -vxF -f "$out/.config")
+	[ -z "$lost" ] || die "this kernel does not take from tests/rig/kernel*.config: ${lost//$'\n'/ }"
 	make -C "$SRC" O="$out" "${KARCH[@]}" -j"$((JOBS + 1))" Image modules >> "$log" 2>&1 &&
 		make -C "$SRC" O="$out" "${KARCH[@]}" INSTALL_HDR_PATH="$out/uapi" headers_install >> "$log" 2>&1 ||
 		die_log "$log" "the kernel did not build"
+	# Newer kernels write down where the build is, and it is about to be moved.
+	sed -i 's|^export KBUILD_OUTPUT = .*|export KBUILD_OUTPUT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))|' "$out/Makefile"
 }
 
-# Sets SRC: the kernel's source.
+# Sets SRC, the kernel's source, and SRC_NAME, what to call it: 6.12, or the newest
+# one if RELEASE says so.
 need_source() {
+	[ "$RELEASE" = 6.12 ] || [ -z "$PATCHED" ] ||
+		die "--patched is for 6.12; KVM of a newer kernel maps cacheable device memory by itself"
 	if [ -n "${KSRC:-}" ]; then
-		[ -z "${PATCHED:-}" ] || die "--patched is for Debian's kernel; apply the series to KSRC yourself"
+		[ "$RELEASE" = 6.12 ] || die "KSRC and --kernel=newest exclude each other"
+		[ -z "$PATCHED" ] || die "--patched is for Debian's kernel; apply the series to KSRC yourself"
 		SRC=$(cd "$KSRC" 2> /dev/null && pwd) && [ -f "$SRC/Kbuild" ] ||
 			die "KSRC=$KSRC is no kernel source tree"
-		return
+		SRC_NAME=$KSRC
+	elif [ "$RELEASE" = newest ]; then
+		SRC=$CACHE/linux-trixie-backports
+		cached "${SRC##*/}" "fetching the source of the newest Linux" fill_newest
+		SRC_NAME="Debian linux-source $(cat "$SRC/debian-version")"
+	else
+		SRC_VERSION=$(apt-cache policy linux-source-6.12 2> /dev/null | awk '/Candidate:/ { print $2 }')
+		SRC=$CACHE/linux-$SRC_VERSION
+		cached "${SRC##*/}" "fetching the source of Linux $SRC_VERSION" fill_source
+		SRC_NAME="Debian linux-source-6.12 $SRC_VERSION"
 	fi
-	SRC_VERSION=$(apt-cache policy linux-source-6.12 2> /dev/null | awk '/Candidate:/ { print $2 }')
-	SRC=$CACHE/linux-$SRC_VERSION
-	cached "${SRC##*/}" "fetching the source of Linux $SRC_VERSION" fill_source
 }
 
 # Sets KERNEL, the build of $SRC for the emulated host; with PATCHED also SRC.
 need_kernel() {
-	local fragment series patched
+	local inputs series patched
 	if [ -n "${KSRC:-}" ]; then
 		KERNEL=$CACHE/ksrc-$(key <<< "$SRC")
 		mkdir -p "$KERNEL"
@@ -214,11 +255,11 @@ need_kernel() {
 		exec {lock}>&-
 		return
 	fi
-	fragment=$(cat "$TOP/tests/rig/kernel.config"; aarch64-linux-gnu-gcc --version; echo "$RECIPE")
+	inputs=$(fragment "$SRC"; aarch64-linux-gnu-gcc --version; echo "$RECIPE")
 	# In the source tree, since kbuild's paths are relative then: both can move.
-	KERNEL=$SRC/build-$(key <<< "$fragment")
+	KERNEL=$SRC/build-$(key <<< "$inputs")
 	cached "${SRC##*/}/${KERNEL##*/}" "building that kernel (the long step: minutes)" make_kernel
-	[ -n "${PATCHED:-}" ] || return 0
+	[ -n "$PATCHED" ] || return 0
 
 	series=$(cat "${SERIES[@]}"; echo "${KERNEL##*/} $RECIPE")
 	patched=${SRC##*/}-patched-$(key <<< "$series")
@@ -257,7 +298,13 @@ fill_tests() {
 			-o "$1/$(basename "$src" .c)" "$src" >> "$log" 2>&1 ||
 			die_log "$log" "${src#"$TOP/"} did not build"
 	done
-	# KVM's own selftests, of the kernel that is tested.
+	mkdir "$1/modules"
+	cp "$TOP"/tests/modules/* "$1/modules"
+	make -C "$KERNEL" "${KARCH[@]}" M="$1/modules" W=1 modules >> "$log" 2>&1 ||
+		die_log "$log" "the test modules did not build"
+	# KVM's own selftests, of the kernel that is tested; on 6.12 only, where they
+	# compare the patched one. (Newer kernels call the directory arm64.)
+	[ -d "$SRC/tools/testing/selftests/kvm/aarch64" ] || return 0
 	mkdir "$1/kvm"
 	make -s -C "$SRC/tools/testing/selftests/kvm" "${KARCH[@]}" OUTPUT="$1/kvm" \
 		KHDR_INCLUDES="-isystem $KERNEL/uapi/include" LDFLAGS="-static -pthread -no-pie" \
@@ -266,15 +313,11 @@ fill_tests() {
 		aarch64-linux-gnu-strip -o "$1/${src##*/}" "$1/kvm/$src"
 	done
 	rm -rf "$1/kvm"
-	mkdir "$1/modules"
-	cp "$TOP"/tests/modules/* "$1/modules"
-	make -C "$KERNEL" "${KARCH[@]}" M="$1/modules" W=1 modules >> "$log" 2>&1 ||
-		die_log "$log" "the test modules did not build"
 }
 
 need_tests() {
 	local inputs
-	inputs=$(cat "$TOP"/tests/*.h "$TOP"/tests/vfio/*.[ch] "$TOP"/tests/guest/*.c "$TOP"/tests/modules/*
+	inputs=$(cat "$TOP"/tests/*.h "$TOP"/tests/vfio/*.[ch] "$TOP"/tests/guest/*.c "$TOP"/tests/modules/* "$KERNEL/.config"
 		echo "$KERNEL ${KVM_SELFTESTS[*]} $RECIPE")
 	TESTS=$CACHE/tests-$(key <<< "$inputs")
 	cached "${TESTS##*/}" "building the tests" fill_tests
@@ -334,5 +377,5 @@ prepare() {
 	mapfile -t QEMU < <(unpacked_qemu "tools-$RECIPE" aarch64)
 	# shellcheck disable=SC2034
 	FIRMWARE=$CACHE/tools-$RECIPE/usr/share/AAVMF/AAVMF_CODE.no-secboot.fd
-	say "kernel $(cat "$KERNEL/include/config/kernel.release"), source ${KSRC:-Debian linux-source-6.12 $SRC_VERSION}${PATCHED:+ with patches/linux-6.12}; cache $CACHE"
+	say "kernel $(cat "$KERNEL/include/config/kernel.release"), source $SRC_NAME${PATCHED:+ with patches/linux-6.12}; cache $CACHE"
 }
