@@ -2,8 +2,8 @@
 # shellcheck shell=sh
 # What memory the guest gets: memory types, block sizes, and what KVM refuses.
 # PFNMAP says what this host's KVM does with cacheable device memory: map,
-# refuse, or device (unpatched, the control: what fails there has to fail); mte is
-# map for a VM with MTE. BASE is where the GPU's 4.5 GiB begin; FWB, for refuse, is
+# refuse, or device (unpatched 6.12, the control: what fails there has to fail); mte
+# is map for a VM with MTE. BASE is where the GPU's 4.5 GiB begin; FWB, for refuse, is
 # yes or no: does the CPU have it?
 # shellcheck disable=SC1091
 . /lib.sh
@@ -50,7 +50,7 @@ stage2_is() {
 	while read -r size phys prot; do
 		[ $((phys)) -ge $(($1)) ] && [ $((phys)) -le $(($2)) ] || continue
 		seen=$((seen + 1))
-		case $((prot >> 3 & 3)) in 0) type=normal ;; 1) type=device ;; 2) type=nc ;; *) type=both ;; esac
+		case $((prot >> STAGE2_DEVICE_BIT & 3)) in 0) type=normal ;; 1) type=device ;; 2) type=nc ;; *) type=both ;; esac
 		if [ $type != "$3" ] || [ $((size)) -lt "$4" ]; then
 			echo "phys $phys size $size prot $prot: $type"
 			return 1
@@ -80,7 +80,12 @@ cpu_has() {
 	[ $has = "$1" ]
 }
 
-export BDF REGIONS PFNMAP RESET=bus
+case $PFNMAP:$(uname -r) in
+device:*) KVM=6.12 ;;
+*:6.12.*) KVM=series ;;
+*) KVM=newest ;;
+esac
+export BDF REGIONS PFNMAP KVM RESET=bus
 BDF=$(bdf_of GP00)
 REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
 dmesg -c > /tmp/boot
