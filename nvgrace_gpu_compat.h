@@ -2,7 +2,7 @@
 /*
  * The driver is written to the newest kernel's API. What an older kernel lacks
  * is made up for here, one feature macro a difference; no other file tests a
- * version. Built and run on 6.12, built on 7.3.
+ * version. Built and run on 6.12 and 7.3.
  */
 #ifndef NVGRACE_GPU_COMPAT_H
 #define NVGRACE_GPU_COMPAT_H
