@@ -19,6 +19,7 @@ suite() {
 }
 
 dmesg -c > /dev/null
+insmod /modules/kunit.ko
 insmod /modules/nvgrace_gpu.ko
 insmod /modules/nvgrace_gpu_kunit.ko
 SUITES=$(cd $KUNIT && echo nvgrace_gpu_*)
