@@ -251,19 +251,20 @@ TEST_F(device, bar_write_every_width_and_offset)
 	}
 }
 
-/* A write over a BAR and its neighbours must reach the neighbours too. */
+/* A write over the BARs and what is around must reach that too, on both sides. */
 TEST_F(device, bar_write_reaches_the_device_around)
 {
-	uint8_t all[PCI_BASE_ADDRESS_5 + 8], line;
+	uint8_t all[PCI_STD_HEADER_SIZEOF], line, irq;
 
 	ASSERT_EQ(sizeof(all), pread(self->fd, all, sizeof(all), CONFIG));
-	line = all[PCI_CACHE_LINE_SIZE] ^ 0x10;
-	all[PCI_CACHE_LINE_SIZE] = line;
+	line = all[PCI_CACHE_LINE_SIZE] ^= 0x10;
+	irq = all[PCI_INTERRUPT_LINE] ^= 0x10;
 	memset(all + PCI_BASE_ADDRESS_2, 0xff, 16);
 	ASSERT_EQ(sizeof(all), pwrite(self->fd, all, sizeof(all), CONFIG));
 
 	ASSERT_EQ(sizeof(all), pread(self->fd, all, sizeof(all), CONFIG));
 	EXPECT_EQ(line, all[PCI_CACHE_LINE_SIZE]);
+	EXPECT_EQ(irq, all[PCI_INTERRUPT_LINE]);
 	EXPECT_EQ(0xff, all[PCI_BASE_ADDRESS_2 + 7]);
 	EXPECT_EQ(0xff, all[PCI_BASE_ADDRESS_4 + 7]);
 }
