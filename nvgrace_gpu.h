@@ -8,6 +8,8 @@
 #ifndef NVGRACE_GPU_H
 #define NVGRACE_GPU_H
 
+#include <linux/atomic.h>
+#include <linux/rwsem.h>
 #include <linux/sizes.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
@@ -58,25 +60,92 @@ struct nvgrace_gpu_region {
 };
 
 /**
+ * enum nvgrace_gpu_ready_state - what is known of the GPU's memory
+ * @NVGRACE_GPU_TRAINING: a reset is over, and the GPU has not been seen ready since
+ * @NVGRACE_GPU_RESETTING: a reset is going on
+ * @NVGRACE_GPU_READY: it can be used
+ */
+enum nvgrace_gpu_ready_state {
+	NVGRACE_GPU_TRAINING,
+	NVGRACE_GPU_RESETTING,
+	NVGRACE_GPU_READY,
+};
+
+/**
+ * struct nvgrace_gpu_training - what the registers of a GPU that gets ready read
+ * @link: of the C2C link
+ * @memory: of the HBM
+ */
+struct nvgrace_gpu_training {
+	u32 link;
+	u32 memory;
+};
+
+/* What is counted of the faults on regions, by block size or outcome. */
+enum nvgrace_gpu_fault {
+	NVGRACE_GPU_FAULT_PAGE,
+	NVGRACE_GPU_FAULT_PMD,
+	NVGRACE_GPU_FAULT_PUD,
+	NVGRACE_GPU_FAULT_WAITED,
+	NVGRACE_GPU_FAULT_REFUSED,
+	NVGRACE_GPU_NR_FAULTS,
+};
+
+/**
  * struct nvgrace_gpu_device - a bound GPU
  * @core: what vfio_pci_core keeps of the device
  * @bar_lock: guards @regions[].bar_value; innermost, never held over a user copy
  * @regions: the emulated BARs, fixed after probe but for @regions[].bar_value
  * @nr_regions: entries in @regions; 0 where firmware names no memory, and then
  *	the device behaves as it does under vfio-pci
+ * @ready_lock: guards @ready and @ready_limit: held for read by whoever accesses or
+ *	maps the memory, for write for the moment in which @ready is taken back.
+ *	Taken inside memory_lock, which is not always held when a reset begins
+ * @ready: whether the memory can be used
+ * @ready_limit: when that should be so, in jiffies
+ * @resets: resets of the device since it was bound
+ * @faults: faults on the regions since the device was bound
  */
 struct nvgrace_gpu_device {
 	struct vfio_pci_core_device core;
 	spinlock_t bar_lock;	/* guards regions[].bar_value */
 	struct nvgrace_gpu_region regions[NVGRACE_GPU_MAX_REGIONS];
 	unsigned int nr_regions;
+	struct rw_semaphore ready_lock;	/* guards ready and ready_limit */
+	enum nvgrace_gpu_ready_state ready;
+	unsigned long ready_limit;
+	atomic_long_t resets;
+	atomic_long_t faults[NVGRACE_GPU_NR_FAULTS];
 };
+
+static inline struct nvgrace_gpu_device *
+to_nvgrace_gpu(struct vfio_pci_core_device *core)
+{
+	return container_of(core, struct nvgrace_gpu_device, core);
+}
+
+/*
+ * The user moves the device to D3 and back with memory_lock held for write. The
+ * kernel's own runtime suspend does without, and is told by pm_runtime_engaged.
+ */
+static inline bool nvgrace_gpu_in_d3(const struct vfio_pci_core_device *core)
+{
+	lockdep_assert_held(&core->memory_lock);
+
+	return core->pdev->current_state == PCI_D3hot ||
+	       core->pdev->current_state == PCI_D3cold;
+}
 
 /* nvgrace_gpu_acpi.c */
 int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range);
 
 /* nvgrace_gpu_ready.c */
 int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev);
+int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev);
+void nvgrace_gpu_ready_lost(struct nvgrace_gpu_device *nvdev,
+			    enum nvgrace_gpu_ready_state state);
+int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev);
+int nvgrace_gpu_wait_ready(struct nvgrace_gpu_device *nvdev);
 
 /* nvgrace_gpu_mem.c */
 int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
@@ -88,13 +157,15 @@ bool nvgrace_gpu_clip(const struct nvgrace_gpu_region *region, u64 pos,
 		      size_t *count, size_t *backed);
 int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 			   u64 len);
-ssize_t nvgrace_gpu_region_rw(struct vfio_pci_core_device *core,
+ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 			      const struct nvgrace_gpu_region *region,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite);
-int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
-			    const struct nvgrace_gpu_region *region,
+int nvgrace_gpu_region_mmap(const struct nvgrace_gpu_region *region,
 			    struct vm_area_struct *vma);
+vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
+				    struct vm_fault *vmf, unsigned int order);
+void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 			    struct vfio_region_info *info,
 			    struct vfio_info_cap *caps);
@@ -113,6 +184,9 @@ size_t nvgrace_gpu_bar_next(const struct nvgrace_gpu_region *regions,
 
 #if IS_ENABLED(CONFIG_KUNIT)
 extern const struct pci_device_id nvgrace_gpu_ids[];
+extern const struct vm_operations_struct nvgrace_gpu_region_vm_ops;
+int nvgrace_gpu_look(struct nvgrace_gpu_device *nvdev,
+		     struct nvgrace_gpu_training *training);
 u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);
 void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
 bool nvgrace_gpu_block_fits(unsigned long start, unsigned long end,

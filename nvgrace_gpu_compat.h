@@ -25,6 +25,19 @@
 #define nvgrace_gpu_pfn(pfn)	(pfn)
 #endif
 
+/* 7.0: the core maps BARs for itself when it enables the device. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
+static inline int nvgrace_gpu_map_bar0(struct vfio_pci_core_device *core)
+{
+	return vfio_pci_core_setup_barmap(core, 0);
+}
+#else
+static inline int nvgrace_gpu_map_bar0(struct vfio_pci_core_device *core)
+{
+	return IS_ERR_OR_NULL(core->barmap[0]) ? -ENODEV : 0;
+}
+#endif
+
 /* 6.17: the VF token is matched by an op of its own. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
 #define NVGRACE_GPU_MATCH_TOKEN_UUID

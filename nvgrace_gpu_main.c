@@ -12,9 +12,12 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <kunit/visibility.h>
+#include <linux/file.h>
 #include <linux/ioport.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pci.h>
+#include <linux/pm_runtime.h>
 #include <linux/uaccess.h>
 
 #include "nvgrace_gpu.h"
@@ -55,9 +58,21 @@ static void reset_bars(struct nvgrace_gpu_device *nvdev)
 
 static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 {
-	spin_lock_init(&to_nvdev(core_vdev)->bar_lock);
+	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+
+	spin_lock_init(&nvdev->bar_lock);
+	init_rwsem(&nvdev->ready_lock);
 
 	return vfio_pci_core_init_dev(core_vdev);
+}
+
+static int open_regions(struct nvgrace_gpu_device *nvdev)
+{
+	/* Whether or not that could reset the device, the last user is gone. */
+	reset_bars(nvdev);
+	nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_TRAINING);
+
+	return nvdev->nr_regions ? nvgrace_gpu_map_bar0(&nvdev->core) : 0;
 }
 
 static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
@@ -69,8 +84,11 @@ static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
 	if (ret)
 		return ret;
 
-	/* Whether or not that could reset the device, the last user is gone. */
-	reset_bars(nvdev);
+	ret = open_regions(nvdev);
+	if (ret) {
+		vfio_pci_core_disable(&nvdev->core);
+		return ret;
+	}
 
 	vfio_pci_core_finish_enable(&nvdev->core);
 	return 0;
@@ -163,6 +181,20 @@ static int write_bar(struct nvgrace_gpu_device *nvdev,
 	return 0;
 }
 
+/* A GPU that comes out of D3 may have to train its link and memory again. */
+static ssize_t write_core_config(struct nvgrace_gpu_device *nvdev,
+				 const char __user *buf, size_t count,
+				 loff_t *ppos)
+{
+	pci_power_t before = READ_ONCE(nvdev->core.pdev->current_state);
+	ssize_t ret;
+
+	ret = vfio_pci_core_write(&nvdev->core.vdev, buf, count, ppos);
+	if (before != PCI_D0)
+		nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_TRAINING);
+	return ret;
+}
+
 /* Each emulated register takes the bytes that are its own, the core the rest. */
 static ssize_t write_config(struct nvgrace_gpu_device *nvdev,
 			    const char __user *buf, size_t count, loff_t *ppos)
@@ -191,8 +223,7 @@ static ssize_t write_config(struct nvgrace_gpu_device *nvdev,
 					buf + done, pos + done, piece);
 			new_pos += piece;
 		} else {
-			ret = vfio_pci_core_write(&nvdev->core.vdev, buf + done,
-						  piece, &new_pos);
+			ret = write_core_config(nvdev, buf + done, piece, &new_pos);
 		}
 		if (ret < 0)
 			return ret;
@@ -200,6 +231,32 @@ static ssize_t write_config(struct nvgrace_gpu_device *nvdev,
 
 	*ppos = new_pos;
 	return count;
+}
+
+/*
+ * The wait for a GPU that is not ready is here, with no lock held. If a reset cuts
+ * an access short then all of it is done again, as it is to memory.
+ */
+static ssize_t region_rw(struct nvgrace_gpu_device *nvdev,
+			 const struct nvgrace_gpu_region *region,
+			 char __user *buf, size_t count, loff_t *ppos,
+			 bool iswrite)
+{
+	struct device *dev = &nvdev->core.pdev->dev;
+	ssize_t ret;
+
+	if (pm_runtime_resume_and_get(dev))
+		return -EIO;
+
+	do {
+		ret = nvgrace_gpu_region_rw(nvdev, region, buf, count, ppos, iswrite);
+		if (ret != -EAGAIN)
+			break;
+		ret = nvgrace_gpu_wait_ready(nvdev);
+	} while (!ret);
+
+	pm_runtime_put(dev);
+	return ret;
 }
 
 static ssize_t nvgrace_gpu_read(struct vfio_device *core_vdev, char __user *buf,
@@ -211,8 +268,7 @@ static ssize_t nvgrace_gpu_read(struct vfio_device *core_vdev, char __user *buf,
 
 	region = nvgrace_gpu_find_region(nvdev, index);
 	if (region)
-		return nvgrace_gpu_region_rw(&nvdev->core, region, buf, count,
-					     ppos, false);
+		return region_rw(nvdev, region, buf, count, ppos, false);
 
 	if (index == VFIO_PCI_CONFIG_REGION_INDEX)
 		return read_config(nvdev, buf, count, ppos);
@@ -230,15 +286,121 @@ static ssize_t nvgrace_gpu_write(struct vfio_device *core_vdev,
 
 	region = nvgrace_gpu_find_region(nvdev, index);
 	if (region)
-		return nvgrace_gpu_region_rw(&nvdev->core, region,
-					     (char __user *)buf, count, ppos,
-					     true);
+		return region_rw(nvdev, region, (char __user *)buf, count, ppos,
+				 true);
 
 	if (index == VFIO_PCI_CONFIG_REGION_INDEX)
 		return write_config(nvdev, buf, count, ppos);
 
 	return vfio_pci_core_write(core_vdev, buf, count, ppos);
 }
+
+static void count_fault(struct nvgrace_gpu_device *nvdev, unsigned int order,
+			vm_fault_t ret)
+{
+	enum nvgrace_gpu_fault what;
+
+	if (ret == VM_FAULT_NOPAGE)
+		what = !order ? NVGRACE_GPU_FAULT_PAGE :
+		       order == PMD_ORDER ? NVGRACE_GPU_FAULT_PMD :
+					    NVGRACE_GPU_FAULT_PUD;
+	else if (ret == VM_FAULT_RETRY)
+		what = NVGRACE_GPU_FAULT_WAITED;
+	else if (ret != VM_FAULT_FALLBACK)
+		what = NVGRACE_GPU_FAULT_REFUSED;
+	else
+		return;
+
+	atomic_long_inc(&nvdev->faults[what]);
+}
+
+/* Wait for the GPU with the fault's lock released, and have the fault tried again. */
+static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
+				 struct vm_fault *vmf)
+{
+	struct file *file;
+
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_RETRY;
+
+	/* The mapping can go meanwhile, and the device with it. */
+	file = get_file(vmf->vma->vm_file);
+	release_fault_lock(vmf);
+	/* If it can't be used, the next try finds out. */
+	nvgrace_gpu_wait_ready(nvdev);
+	fput(file);
+	return VM_FAULT_RETRY;
+}
+
+/*
+ * The core zaps the mappings of every BAR with memory_lock held for write when
+ * it resets the device, moves it to D3 or turns its memory off. Holding the lock
+ * for read keeps a page from coming back before that is over. Resets that others
+ * ask for go without, and are told by ready_lock.
+ *
+ * A reset takes its time: nobody waits for it with the mmap lock held, unless the
+ * fault is of the rare kind that can't be tried again.
+ */
+static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
+			    struct vm_fault *vmf, unsigned int order)
+{
+	bool may_retry = vmf->flags & FAULT_FLAG_ALLOW_RETRY;
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+	bool ready = true;
+	int err;
+
+	do {
+		if (!down_read_trylock(&nvdev->core.memory_lock)) {
+			if (may_retry)
+				return wait_and_retry(nvdev, vmf);
+			down_read(&nvdev->core.memory_lock);
+		}
+		down_read(&nvdev->ready_lock);
+
+		if (!nvdev->core.pm_runtime_engaged &&
+		    !nvgrace_gpu_in_d3(&nvdev->core)) {
+			ready = nvdev->ready == NVGRACE_GPU_READY;
+			if (ready)
+				ret = nvgrace_gpu_region_fault(nvdev, vmf, order);
+		}
+
+		up_read(&nvdev->ready_lock);
+		up_read(&nvdev->core.memory_lock);
+		if (ready)
+			return ret;
+
+		/* It may have got ready since somebody looked last. */
+		err = nvgrace_gpu_poll_ready(nvdev);
+	} while (!err);
+
+	if (may_retry && (err == -EBUSY || err == -EAGAIN))
+		return wait_and_retry(nvdev, vmf);
+	return VM_FAULT_SIGBUS;
+}
+
+static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
+{
+	struct nvgrace_gpu_device *nvdev =
+		to_nvgrace_gpu(vmf->vma->vm_private_data);
+	vm_fault_t ret;
+
+	ret = try_fault(nvdev, vmf, order);
+	count_fault(nvdev, order, ret);
+	return ret;
+}
+
+static vm_fault_t region_fault(struct vm_fault *vmf)
+{
+	return region_huge_fault(vmf, 0);
+}
+
+VISIBLE_IF_KUNIT const struct vm_operations_struct nvgrace_gpu_region_vm_ops = {
+	.fault = region_fault,
+#ifdef CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP
+	.huge_fault = region_huge_fault,
+#endif
+};
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_vm_ops);
 
 static int nvgrace_gpu_mmap(struct vfio_device *core_vdev,
 			    struct vm_area_struct *vma)
@@ -247,12 +409,20 @@ static int nvgrace_gpu_mmap(struct vfio_device *core_vdev,
 	unsigned int index =
 		vma->vm_pgoff >> (VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT);
 	const struct nvgrace_gpu_region *region;
+	int ret;
 
 	region = nvgrace_gpu_find_region(nvdev, index);
-	if (region)
-		return nvgrace_gpu_region_mmap(nvdev, region, vma);
+	if (!region)
+		return vfio_pci_core_mmap(core_vdev, vma);
 
-	return vfio_pci_core_mmap(core_vdev, vma);
+	ret = nvgrace_gpu_region_mmap(region, vma);
+	if (ret)
+		return ret;
+
+	/* The same as for the core's own mappings: all are found by one inode. */
+	vma->vm_private_data = &nvdev->core;
+	vma->vm_ops = &nvgrace_gpu_region_vm_ops;
+	return 0;
 }
 
 static const struct vfio_device_ops nvgrace_gpu_ops = {
@@ -315,6 +485,10 @@ static int init_regions(struct nvgrace_gpu_device *nvdev, struct pci_dev *pdev)
 	if (ret)
 		return ret;
 
+	ret = nvgrace_gpu_wait_at_probe(pdev);
+	if (ret)
+		return ret;
+
 	carve_out = nvgrace_gpu_needs_carve_out(pdev);
 	if (carve_out < 0)
 		return carve_out;
@@ -371,19 +545,58 @@ static void nvgrace_gpu_remove(struct pci_dev *pdev)
 	vfio_put_device(&core->vdev);
 }
 
+/* From here until the reset is over there is no memory. */
+static void begin_reset(struct nvgrace_gpu_device *nvdev)
+{
+	nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_RESETTING);
+	nvgrace_gpu_zap_regions(nvdev);
+}
+
+static void end_reset(struct nvgrace_gpu_device *nvdev)
+{
+	reset_bars(nvdev);
+	atomic_long_inc(&nvdev->resets);
+	nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_TRAINING);
+}
+
 /*
- * The PCI core calls this at the end of every function, slot and bus reset that
- * it is asked for: by the reset ioctls, a guest's FLR, sysfs, or a neighbour.
+ * The PCI core calls these two around every function, slot and bus reset that it
+ * is asked for: by the reset ioctls, a guest's FLR, sysfs, or a neighbour. If VFIO
+ * asked then memory_lock is held.
  */
+static void nvgrace_gpu_reset_prepare(struct pci_dev *pdev)
+{
+	begin_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+}
+
 static void nvgrace_gpu_reset_done(struct pci_dev *pdev)
 {
-	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
+	end_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+}
 
-	reset_bars(container_of(core, struct nvgrace_gpu_device, core));
+/* AER's reset of a link is not announced, but by the error that it is to mend. */
+static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
+						   pci_channel_state_t state)
+{
+	if (state != pci_channel_io_normal)
+		begin_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+
+	return vfio_pci_core_aer_err_detected(pdev, state);
+}
+
+static void nvgrace_gpu_error_resume(struct pci_dev *pdev)
+{
+	struct nvgrace_gpu_device *nvdev =
+		to_nvgrace_gpu(dev_get_drvdata(&pdev->dev));
+
+	if (READ_ONCE(nvdev->ready) == NVGRACE_GPU_RESETTING)
+		end_reset(nvdev);
 }
 
 static const struct pci_error_handlers nvgrace_gpu_err_handlers = {
-	.error_detected	= vfio_pci_core_aer_err_detected,
+	.error_detected	= nvgrace_gpu_error_detected,
+	.resume		= nvgrace_gpu_error_resume,
+	.reset_prepare	= nvgrace_gpu_reset_prepare,
 	.reset_done	= nvgrace_gpu_reset_done,
 };
 

@@ -13,7 +13,6 @@
 #include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
-#include <linux/pm_runtime.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -157,35 +156,26 @@ int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_mmap_check);
 
 /*
- * The user moves the device to D3 and back with memory_lock held for write. The
- * kernel's own runtime suspend does without, and is told by pm_runtime_engaged.
- */
-static bool in_d3(const struct vfio_pci_core_device *core)
-{
-	lockdep_assert_held(&core->memory_lock);
-
-	return core->pdev->current_state == PCI_D3hot ||
-	       core->pdev->current_state == PCI_D3cold;
-}
-
-/*
- * Copy between the mapped window and a kernel buffer, with the resets and power
+ * Copy between the mapped window and a kernel buffer, with resets and the power
  * changes that the VFIO user asks for kept out. The user's memory is not touched
  * here: a fault on it would take the mmap lock inside memory_lock, and the fault
  * handler nests them the other way round. It may even be a mapping of this
  * region.
  */
-static int copy_window(struct vfio_pci_core_device *core,
-		       const struct nvgrace_gpu_region *region, void *window,
-		       void *bounce, size_t count, bool iswrite)
+static int copy_window(struct nvgrace_gpu_device *nvdev,
+		       const struct nvgrace_gpu_region *region, phys_addr_t phys,
+		       void *window, void *bounce, size_t count, bool iswrite)
 {
 	int ret = 0;
 
-	if (down_read_killable(&core->memory_lock))
+	if (down_read_killable(&nvdev->core.memory_lock))
 		return -EINTR;
+	down_read(&nvdev->ready_lock);
 
-	if (in_d3(core)) {
+	if (nvgrace_gpu_in_d3(&nvdev->core)) {
 		ret = -EIO;
+	} else if (nvdev->ready != NVGRACE_GPU_READY) {
+		ret = -EAGAIN;
 	} else if (iswrite) {
 		memcpy(window, bounce, count);
 		if (!region->cacheable)
@@ -194,21 +184,23 @@ static int copy_window(struct vfio_pci_core_device *core,
 		ret = -EIO; /* poisoned, on architectures that survive it */
 	}
 
-	up_read(&core->memory_lock);
+	up_read(&nvdev->ready_lock);
+	up_read(&nvdev->core.memory_lock);
 	return ret;
 }
 
 /* One piece of an access to real memory, within one window. */
-static int rw_piece(struct vfio_pci_core_device *core,
-		    const struct nvgrace_gpu_region *region, void *window,
-		    char __user *buf, void *bounce, size_t count, bool iswrite)
+static int rw_piece(struct nvgrace_gpu_device *nvdev,
+		    const struct nvgrace_gpu_region *region, phys_addr_t phys,
+		    void *window, char __user *buf, void *bounce, size_t count,
+		    bool iswrite)
 {
 	int ret;
 
 	if (iswrite && copy_from_user(bounce, buf, count))
 		return -EFAULT;
 
-	ret = copy_window(core, region, window, bounce, count, iswrite);
+	ret = copy_window(nvdev, region, phys, window, bounce, count, iswrite);
 	if (ret)
 		return ret;
 
@@ -238,7 +230,7 @@ VISIBLE_IF_KUNIT void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len,
 EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_map_window);
 
 /* The part of an access that lies in real memory. */
-static int rw_backed(struct vfio_pci_core_device *core,
+static int rw_backed(struct nvgrace_gpu_device *nvdev,
 		     const struct nvgrace_gpu_region *region, char __user *buf,
 		     void *bounce, u64 pos, size_t count, bool iswrite)
 {
@@ -256,8 +248,8 @@ static int rw_backed(struct vfio_pci_core_device *core,
 
 		for (done = 0; done < len && !ret; done += piece) {
 			piece = min_t(size_t, len - done, RW_BOUNCE);
-			ret = rw_piece(core, region, window + done, buf + done,
-				       bounce, piece, iswrite);
+			ret = rw_piece(nvdev, region, phys + done, window + done,
+				       buf + done, bounce, piece, iswrite);
 		}
 
 		memunmap(window);
@@ -293,7 +285,7 @@ static int read_hole(char __user *buf, void *bounce, size_t count)
 
 /**
  * nvgrace_gpu_region_rw() - read() or write() on a region
- * @core: the device; resumed from runtime suspend for the access
+ * @nvdev: the device, which the caller keeps from runtime suspend
  * @region: the region that *@ppos is in
  * @buf: the user's buffer; only read from if @iswrite
  * @count: bytes asked for
@@ -304,12 +296,14 @@ static int read_hole(char __user *buf, void *bounce, size_t count)
  * a read gives all ones and a write is dropped; an access that crosses the end
  * of the BAR is cut there.
  *
- * Context: Process context, no locks held; takes memory_lock for read.
+ * Context: Process context, no locks held; takes memory_lock and ready_lock for
+ * read.
  * Return: bytes read or written; -EINVAL at or beyond the end of the BAR;
- * -EFAULT if @buf is bad; -EIO if the GPU is in D3 and stays there, or the memory
- * is poisoned; -ENOMEM; -EINTR if the caller was killed.
+ * -EFAULT if @buf is bad; -EAGAIN if the GPU is not ready, and part of the access
+ * may have been done then; -EIO if it is in D3 and stays there; -EHWPOISON if a
+ * page of it went bad; -ENOMEM; -EINTR if the caller was killed.
  */
-ssize_t nvgrace_gpu_region_rw(struct vfio_pci_core_device *core,
+ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 			      const struct nvgrace_gpu_region *region,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite)
@@ -328,17 +322,10 @@ ssize_t nvgrace_gpu_region_rw(struct vfio_pci_core_device *core,
 	if (!bounce)
 		return -ENOMEM;
 
-	if (pm_runtime_resume_and_get(&core->pdev->dev)) {
-		ret = -EIO;
-		goto out_free;
-	}
-
-	ret = rw_backed(core, region, buf, bounce, pos, backed, iswrite);
+	ret = rw_backed(nvdev, region, buf, bounce, pos, backed, iswrite);
 	if (!ret && !iswrite)
 		ret = read_hole(buf + backed, bounce, count - backed);
 
-	pm_runtime_put(&core->pdev->dev);
-out_free:
 	kvfree(bounce);
 	if (ret)
 		return ret;
@@ -391,20 +378,29 @@ static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
 	return VM_FAULT_FALLBACK;
 }
 
-/*
- * The core zaps the mappings of every BAR with memory_lock held for write when
- * it resets the device, moves it to D3 or turns its memory off. Holding the lock
- * for read keeps a page from coming back before that is over.
+/**
+ * nvgrace_gpu_region_fault() - map what a fault on a region is about
+ * @nvdev: the device
+ * @vmf: the fault, on a mapping that nvgrace_gpu_region_mmap() made
+ * @order: log2 of the pages in the block that is wanted
+ *
+ * Context: Process context, mmap or VMA lock held; memory_lock and ready_lock held
+ * for read, and the GPU's memory can be used.
+ * Return: VM_FAULT_NOPAGE; VM_FAULT_FALLBACK if a smaller block has to do, because
+ * of alignment or for a bad page in it; VM_FAULT_HWPOISON on a bad page;
+ * VM_FAULT_OOM; VM_FAULT_SIGBUS.
  */
-static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
+vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
+				    struct vm_fault *vmf, unsigned int order)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	struct nvgrace_gpu_device *nvdev = vma->vm_private_data;
 	unsigned long size = PAGE_SIZE << order;
 	unsigned long addr = ALIGN_DOWN(vmf->address, size);
 	const struct nvgrace_gpu_region *region;
-	vm_fault_t ret = VM_FAULT_SIGBUS;
 	unsigned long pfn;
+
+	lockdep_assert_held(&nvdev->core.memory_lock);
+	lockdep_assert_held(&nvdev->ready_lock);
 
 	region = nvgrace_gpu_find_region(nvdev,
 					 vma->vm_pgoff >> REGION_PGOFF_SHIFT);
@@ -419,41 +415,22 @@ static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 					     PFN_PHYS(pfn), size))
 		return VM_FAULT_FALLBACK;
 
-	down_read(&nvdev->core.memory_lock);
-	if (!nvdev->core.pm_runtime_engaged && !in_d3(&nvdev->core))
-		ret = insert_pfn(vmf, pfn, order);
-	up_read(&nvdev->core.memory_lock);
-
-	return ret;
+	return insert_pfn(vmf, pfn, order);
 }
-
-static vm_fault_t region_fault(struct vm_fault *vmf)
-{
-	return region_huge_fault(vmf, 0);
-}
-
-static const struct vm_operations_struct region_vm_ops = {
-	.fault = region_fault,
-#ifdef CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP
-	.huge_fault = region_huge_fault,
-#endif
-};
 
 /**
  * nvgrace_gpu_region_mmap() - mmap() of a region
- * @nvdev: the device
  * @region: the region that @vma->vm_pgoff is in
  * @vma: the mapping
  *
  * Nothing is mapped here: pages come by fault, in the largest blocks that the
- * alignment of address and memory allows.
+ * alignment of address and memory allows. The caller says how.
  *
  * Context: Process context, mmap lock held for write.
  * Return: 0; -EINVAL if the mapping is private or goes past real memory;
  * -EOVERFLOW if offset and length wrap.
  */
-int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
-			    const struct nvgrace_gpu_region *region,
+int nvgrace_gpu_region_mmap(const struct nvgrace_gpu_region *region,
 			    struct vm_area_struct *vma)
 {
 	u64 pos = PFN_PHYS(vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1));
@@ -490,12 +467,26 @@ int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
 		vm_flags_set(vma, VM_ALLOW_ANY_UNCACHED);
 		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
 	}
-
-	vma->vm_private_data = nvdev;
-	vma->vm_ops = &region_vm_ops;
 	return 0;
 }
 EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_mmap);
+
+/**
+ * nvgrace_gpu_zap_regions() - take the regions out of all mappings
+ * @nvdev: the device
+ *
+ * Context: Process context, may sleep. To keep them out the caller has taken back
+ * what lets a fault map them.
+ */
+void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev)
+{
+	unsigned int i;
+
+	for (i = 0; i < nvdev->nr_regions; i++)
+		unmap_mapping_range(nvdev->core.vdev.inode->i_mapping,
+				    VFIO_PCI_INDEX_TO_OFFSET(nvdev->regions[i].index),
+				    nvdev->regions[i].backed, true);
+}
 
 /**
  * nvgrace_gpu_region_info() - answer VFIO_DEVICE_GET_REGION_INFO for a region

@@ -34,10 +34,19 @@ static int test_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct fixture *f = file->private_data;
 	const struct nvgrace_gpu_region *region;
+	int ret;
 
 	region = nvgrace_gpu_find_region(&f->nvdev, vma->vm_pgoff >>
 					 (VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT));
-	return region ? nvgrace_gpu_region_mmap(&f->nvdev, region, vma) : -ENXIO;
+	if (!region)
+		return -ENXIO;
+
+	ret = nvgrace_gpu_region_mmap(region, vma);
+	if (!ret) {
+		vma->vm_private_data = &f->nvdev.core;
+		vma->vm_ops = &nvgrace_gpu_region_vm_ops;
+	}
+	return ret;
 }
 
 static const struct file_operations test_fops = {
@@ -64,6 +73,8 @@ static int fixture_init(struct kunit *test)
 	test->priv = f;
 
 	init_rwsem(&f->nvdev.core.memory_lock);
+	init_rwsem(&f->nvdev.ready_lock);
+	f->nvdev.ready = NVGRACE_GPU_READY;
 	f->nvdev.core.pdev = &f->pdev;
 	f->nvdev.nr_regions = 2;
 	/* usemem has a hole of 512 MiB, resmem has none. */

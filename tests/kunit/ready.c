@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Whether the GPU needs a carve-out, by what its DVSEC says
+ * Whether the GPU needs a carve-out, by what its DVSEC says, and whether its memory
+ * can be used, by what is known of it and what its registers say
  */
 #include <kunit/static_stub.h>
 #include <kunit/test.h>
+#include <kunit/test-bug.h>
+#include <linux/jiffies.h>
 
 #include "../../nvgrace_gpu.h"
 
@@ -66,8 +69,145 @@ static void carve_out_by_dvsec(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_needs_carve_out(&gpu->pdev), c->ret);
 }
 
+/* ---- Can the memory be used? ---- */
+
+struct waiting_gpu {
+	struct nvgrace_gpu_device nvdev;
+	struct pci_dev pdev;
+	int result;		/* of a look at the registers */
+	unsigned int busy;	/* looks that find it not ready before that */
+	unsigned int looks;
+};
+
+static int fake_look(struct nvgrace_gpu_device *nvdev,
+		     struct nvgrace_gpu_training *training)
+{
+	struct waiting_gpu *gpu = container_of(nvdev, struct waiting_gpu, nvdev);
+
+	/* The user is kept from BAR0 and config space, resets are kept out. */
+	KUNIT_EXPECT_TRUE(kunit_get_current_test(),
+			  rwsem_is_locked(&nvdev->core.memory_lock));
+	KUNIT_EXPECT_FALSE(kunit_get_current_test(),
+			   down_read_trylock(&nvdev->core.memory_lock));
+	KUNIT_EXPECT_FALSE(kunit_get_current_test(),
+			   down_write_trylock(&nvdev->ready_lock));
+
+	return gpu->looks++ < gpu->busy ? -EAGAIN : gpu->result;
+}
+
+static struct waiting_gpu *new_gpu(struct kunit *test,
+				   enum nvgrace_gpu_ready_state state)
+{
+	struct waiting_gpu *gpu = kunit_kzalloc(test, sizeof(*gpu), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, gpu);
+	init_rwsem(&gpu->nvdev.core.memory_lock);
+	init_rwsem(&gpu->nvdev.ready_lock);
+	gpu->pdev.dev.init_name = "gpu";
+	gpu->nvdev.core.pdev = &gpu->pdev;
+	nvgrace_gpu_ready_lost(&gpu->nvdev, NVGRACE_GPU_TRAINING);
+	gpu->nvdev.ready = state;
+	kunit_activate_static_stub(test, nvgrace_gpu_look, fake_look);
+	return gpu;
+}
+
+struct poll_case {
+	const char *name;
+	enum nvgrace_gpu_ready_state state;
+	int look;
+	bool late;
+	int ret;
+	enum nvgrace_gpu_ready_state after;
+	unsigned int looks;
+};
+
+static const struct poll_case poll_cases[] = {
+	{ "ready", NVGRACE_GPU_READY, -ENODEV, false, 0, NVGRACE_GPU_READY, 0 },
+	{ "ready long since", NVGRACE_GPU_READY, -ENODEV, true, 0, NVGRACE_GPU_READY, 0 },
+	{ "gets ready", NVGRACE_GPU_TRAINING, 0, false, 0, NVGRACE_GPU_READY, 1 },
+	{ "gets ready after the limit", NVGRACE_GPU_TRAINING, 0, true, 0,
+	  NVGRACE_GPU_READY, 1 },
+	{ "not yet", NVGRACE_GPU_TRAINING, -EAGAIN, false, -EAGAIN,
+	  NVGRACE_GPU_TRAINING, 1 },
+	{ "never", NVGRACE_GPU_TRAINING, -EAGAIN, true, -EIO, NVGRACE_GPU_TRAINING, 1 },
+	{ "in D3", NVGRACE_GPU_TRAINING, -EIO, false, -EIO, NVGRACE_GPU_TRAINING, 1 },
+	{ "gone", NVGRACE_GPU_TRAINING, -ENODEV, false, -EIO, NVGRACE_GPU_TRAINING, 1 },
+	/* What the registers say before the reset means nothing after it. */
+	{ "in reset", NVGRACE_GPU_RESETTING, 0, false, -EAGAIN, NVGRACE_GPU_RESETTING, 0 },
+	{ "in reset for ever", NVGRACE_GPU_RESETTING, 0, true, -EIO,
+	  NVGRACE_GPU_RESETTING, 0 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(poll, poll_cases, name);
+
+static void poll(struct kunit *test)
+{
+	const struct poll_case *c = test->param_value;
+	struct waiting_gpu *gpu = new_gpu(test, c->state);
+
+	gpu->result = c->look;
+	if (c->late)
+		gpu->nvdev.ready_limit = jiffies;
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_poll_ready(&gpu->nvdev), c->ret);
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready, c->after);
+	KUNIT_EXPECT_EQ(test, gpu->looks, c->looks);
+	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.core.memory_lock));
+	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.ready_lock));
+}
+
+/* A reset holds the lock for seconds; nobody queues up behind it. */
+static void poll_does_not_wait(struct kunit *test)
+{
+	struct waiting_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+
+	down_write(&gpu->nvdev.core.memory_lock);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_poll_ready(&gpu->nvdev), -EBUSY);
+	up_write(&gpu->nvdev.core.memory_lock);
+	KUNIT_EXPECT_EQ(test, gpu->looks, 0);
+}
+
+static void wait_for_it(struct kunit *test)
+{
+	struct waiting_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+
+	gpu->busy = 4;
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), 0);
+	KUNIT_EXPECT_EQ(test, gpu->looks, 5);
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready, NVGRACE_GPU_READY);
+
+	/* No need to look again, until it is lost again. */
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), 0);
+	KUNIT_EXPECT_EQ(test, gpu->looks, 5);
+	nvgrace_gpu_ready_lost(&gpu->nvdev, NVGRACE_GPU_TRAINING);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), 0);
+	KUNIT_EXPECT_EQ(test, gpu->looks, 6);
+}
+
+/* The limit counts from the reset, and there is a last look after it. */
+static void wait_has_a_limit(struct kunit *test)
+{
+	struct waiting_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+	unsigned long start = jiffies;
+
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready_limit - jiffies,
+			msecs_to_jiffies(30000));
+
+	gpu->busy = UINT_MAX;
+	gpu->nvdev.ready_limit = jiffies + msecs_to_jiffies(50);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), -EIO);
+	KUNIT_EXPECT_TRUE(test, time_after_eq(jiffies, start + msecs_to_jiffies(50)));
+	/* 1, 2, 4, 8, 16 and 32 ms between them, more or less. */
+	KUNIT_EXPECT_GE(test, gpu->looks, 3);
+	KUNIT_EXPECT_LE(test, gpu->looks, 8);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), -EIO);
+}
+
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(carve_out_by_dvsec, dvsec_gen_params),
+	KUNIT_CASE_PARAM(poll, poll_gen_params),
+	KUNIT_CASE(poll_does_not_wait),
+	KUNIT_CASE(wait_for_it),
+	KUNIT_CASE(wait_has_a_limit),
 	{}
 };
 

@@ -10,7 +10,6 @@
 #include <linux/completion.h>
 #include <linux/io.h>
 #include <linux/mman.h>
-#include <linux/pm_runtime.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
@@ -23,7 +22,7 @@
 #define BAR	SZ_512K
 
 struct fixture {
-	struct vfio_pci_core_device core;
+	struct nvgrace_gpu_device nvdev;
 	struct pci_dev pdev;
 	struct nvgrace_gpu_region region;
 	bool no_window;		/* nothing can be mapped */
@@ -92,28 +91,13 @@ static int fixture_init(struct kunit *test)
 		.bar_size = BAR,
 	};
 
-	/* In D0, and kept awake: no suspend is left behind for later. */
-	init_rwsem(&f->core.memory_lock);
-	f->core.pdev = &f->pdev;
-	f->pdev.dev.init_name = "gpu";
-	device_initialize(&f->pdev.dev);
-	pm_runtime_get_noresume(&f->pdev.dev);
-	pm_runtime_set_active(&f->pdev.dev);
-	pm_runtime_enable(&f->pdev.dev);
+	init_rwsem(&f->nvdev.core.memory_lock);
+	init_rwsem(&f->nvdev.ready_lock);
+	f->nvdev.core.pdev = &f->pdev;
+	f->nvdev.ready = NVGRACE_GPU_READY;
 
 	kunit_activate_static_stub(test, nvgrace_gpu_map_window, fake_map_window);
 	return 0;
-}
-
-static void fixture_exit(struct kunit *test)
-{
-	struct fixture *f = test->priv;
-
-	if (!f || !f->core.pdev)
-		return;
-	pm_runtime_disable(&f->pdev.dev);
-	pm_runtime_set_suspended(&f->pdev.dev);
-	pm_runtime_put_noidle(&f->pdev.dev);
 }
 
 /* Errors leave the position alone; else it moves by what is returned. */
@@ -124,7 +108,7 @@ static ssize_t rw(struct kunit *test, u64 pos, size_t count, bool iswrite)
 	loff_t ppos = start;
 	ssize_t ret;
 
-	ret = nvgrace_gpu_region_rw(&f->core, &f->region, f->user, count, &ppos,
+	ret = nvgrace_gpu_region_rw(&f->nvdev, &f->region, f->user, count, &ppos,
 				    iswrite);
 	KUNIT_EXPECT_EQ(test, ppos, start + max(ret, 0));
 	return ret;
@@ -292,41 +276,34 @@ static void by_power_state(struct kunit *test)
 	check_write(test, BACKED, 1, 1);
 }
 
-/* Runtime PM that is off cannot bring a suspended device back. */
-static void cannot_be_resumed(struct kunit *test)
+/* ---- The GPU ---- */
+
+struct ready_case {
+	const char *name;
+	enum nvgrace_gpu_ready_state ready;
+	ssize_t ret;
+};
+
+static const struct ready_case ready_cases[] = {
+	{ "ready", NVGRACE_GPU_READY, 1 },
+	{ "training", NVGRACE_GPU_TRAINING, -EAGAIN },
+	{ "resetting", NVGRACE_GPU_RESETTING, -EAGAIN },
+};
+
+KUNIT_ARRAY_PARAM_DESC(ready, ready_cases, name);
+
+/* Nothing is touched while the GPU is not ready, and the caller is to wait. */
+static void not_ready(struct kunit *test)
 {
+	const struct ready_case *c = test->param_value;
 	struct fixture *f = test->priv;
 
-	if (!IS_ENABLED(CONFIG_PM))
-		kunit_skip(test, "no runtime PM without CONFIG_PM");
-
-	pm_runtime_disable(&f->pdev.dev);
-	pm_runtime_set_suspended(&f->pdev.dev);
-	KUNIT_EXPECT_EQ(test, rw(test, 0, 1, false), -EIO);
-	KUNIT_EXPECT_EQ(test, rw(test, 0, 1, true), -EIO);
-	KUNIT_EXPECT_EQ(test, f->windows, 0);
-
-	pm_runtime_set_active(&f->pdev.dev);
-	pm_runtime_enable(&f->pdev.dev);
-	KUNIT_EXPECT_EQ(test, rw(test, 0, 1, false), 1);
-}
-
-/* Every access drops the reference that it takes, also when it fails. */
-static void device_may_sleep_afterwards(struct kunit *test)
-{
-	struct fixture *f = test->priv;
-
-	if (!IS_ENABLED(CONFIG_PM))
-		kunit_skip(test, "no runtime PM without CONFIG_PM");
-
-	KUNIT_EXPECT_EQ(test, rw(test, 0, 1, false), 1);
-	f->no_window = true;
-	KUNIT_EXPECT_EQ(test, rw(test, 0, 1, true), -ENOMEM);
-	KUNIT_EXPECT_EQ(test, rw(test, BAR, 1, true), -EINVAL);
-#ifdef CONFIG_PM
-	/* What is left is the test's own. */
-	KUNIT_EXPECT_EQ(test, atomic_read(&f->pdev.dev.power.usage_count), 1);
-#endif
+	f->nvdev.ready = c->ready;
+	check_read(test, 0, 1, c->ret);
+	check_write(test, 0, 1, c->ret);
+	/* The hole does not need the device. */
+	check_read(test, BACKED, 1, 1);
+	check_write(test, BACKED, 1, 1);
 }
 
 static ssize_t rw_when_killed(struct kunit *test, u64 pos, bool iswrite)
@@ -367,7 +344,7 @@ static void hold_lock(struct work_struct *work)
 static void caller_is_killed_while_it_waits(struct kunit *test)
 {
 	struct fixture *f = test->priv;
-	struct holder holder = { .lock = &f->core.memory_lock };
+	struct holder holder = { .lock = &f->nvdev.core.memory_lock };
 
 	init_completion(&holder.taken);
 	init_completion(&holder.enough);
@@ -403,8 +380,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(bad_buffer),
 	KUNIT_CASE(nothing_can_be_mapped),
 	KUNIT_CASE_PARAM(by_power_state, power_gen_params),
-	KUNIT_CASE(cannot_be_resumed),
-	KUNIT_CASE(device_may_sleep_afterwards),
+	KUNIT_CASE_PARAM(not_ready, ready_gen_params),
 	KUNIT_CASE(caller_is_killed),
 	KUNIT_CASE(caller_is_killed_while_it_waits),
 	KUNIT_CASE(page_of_ram),
@@ -414,7 +390,6 @@ static struct kunit_case cases[] = {
 static struct kunit_suite suite = {
 	.name = "nvgrace_gpu_rw",
 	.init = fixture_init,
-	.exit = fixture_exit,
 	.test_cases = cases,
 };
 
