@@ -14,6 +14,8 @@
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/vfio_pci_core.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
 
 #include "nvgrace_gpu_compat.h"
 
@@ -105,6 +107,11 @@ enum nvgrace_gpu_fault {
  * @ready_limit: when that should be so, in jiffies
  * @resets: resets of the device since it was bound
  * @faults: faults on the regions since the device was bound
+ * @bad_pages: pages of the regions that went bad, by pfn; marked with
+ *	%NVGRACE_GPU_BAD_PAGE_MAPPED until they are taken out of all mappings
+ * @bad_page_work: does that
+ * @spaces: the regions as mm's memory failure code knows them, while open
+ * @nr_spaces: entries in @spaces that are registered
  */
 struct nvgrace_gpu_device {
 	struct vfio_pci_core_device core;
@@ -116,7 +123,13 @@ struct nvgrace_gpu_device {
 	unsigned long ready_limit;
 	atomic_long_t resets;
 	atomic_long_t faults[NVGRACE_GPU_NR_FAULTS];
+	struct xarray bad_pages;
+	struct work_struct bad_page_work;
+	struct pfn_address_space spaces[NVGRACE_GPU_MAX_REGIONS];
+	unsigned int nr_spaces;
 };
+
+#define NVGRACE_GPU_BAD_PAGE_MAPPED	XA_MARK_0
 
 static inline struct nvgrace_gpu_device *
 to_nvgrace_gpu(struct vfio_pci_core_device *core)
@@ -166,6 +179,9 @@ int nvgrace_gpu_region_mmap(const struct nvgrace_gpu_region *region,
 vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 				    struct vm_fault *vmf, unsigned int order);
 void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev);
+int nvgrace_gpu_watch_bad_pages(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_unwatch_bad_pages(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_zap_bad_pages(struct work_struct *work);
 int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 			    struct vfio_region_info *info,
 			    struct vfio_info_cap *caps);

@@ -25,6 +25,29 @@
 #define nvgrace_gpu_pfn(pfn)	(pfn)
 #endif
 
+/* 6.19: mm is told of memory without struct pages, to handle failures of it. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 19, 0)
+#include <linux/interval_tree.h>
+
+struct pfn_address_space {
+	struct interval_tree_node node;
+	struct address_space *mapping;
+	int (*pfn_to_vma_pgoff)(struct vm_area_struct *vma, unsigned long pfn,
+				pgoff_t *pgoff);
+};
+
+static inline int register_pfn_address_space(struct pfn_address_space *space)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void unregister_pfn_address_space(struct pfn_address_space *space)
+{
+}
+#else
+#include <linux/memory-failure.h>
+#endif
+
 /* 7.0: the core maps BARs for itself when it enables the device. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
 static inline int nvgrace_gpu_map_bar0(struct vfio_pci_core_device *core)

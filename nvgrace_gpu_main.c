@@ -62,17 +62,38 @@ static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 
 	spin_lock_init(&nvdev->bar_lock);
 	init_rwsem(&nvdev->ready_lock);
+	xa_init(&nvdev->bad_pages);
+	INIT_WORK(&nvdev->bad_page_work, nvgrace_gpu_zap_bad_pages);
 
 	return vfio_pci_core_init_dev(core_vdev);
 }
 
+static void nvgrace_gpu_release_dev(struct vfio_device *core_vdev)
+{
+	xa_destroy(&to_nvdev(core_vdev)->bad_pages);
+	vfio_pci_core_release_dev(core_vdev);
+}
+
 static int open_regions(struct nvgrace_gpu_device *nvdev)
 {
+	int ret;
+
 	/* Whether or not that could reset the device, the last user is gone. */
 	reset_bars(nvdev);
 	nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_TRAINING);
 
-	return nvdev->nr_regions ? nvgrace_gpu_map_bar0(&nvdev->core) : 0;
+	if (!nvdev->nr_regions)
+		return 0;
+
+	ret = nvgrace_gpu_map_bar0(&nvdev->core);
+	if (ret)
+		return ret;
+
+	ret = nvgrace_gpu_watch_bad_pages(nvdev);
+	if (ret)
+		return ret;
+
+	return 0;
 }
 
 static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
@@ -92,6 +113,14 @@ static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
 
 	vfio_pci_core_finish_enable(&nvdev->core);
 	return 0;
+}
+
+static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
+{
+	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+
+	nvgrace_gpu_unwatch_bad_pages(nvdev);
+	vfio_pci_core_close_device(core_vdev);
 }
 
 static int nvgrace_gpu_get_region_info(struct vfio_device *core_vdev,
@@ -428,9 +457,9 @@ static int nvgrace_gpu_mmap(struct vfio_device *core_vdev,
 static const struct vfio_device_ops nvgrace_gpu_ops = {
 	.name		= "nvgrace_gpu",
 	.init		= nvgrace_gpu_init_dev,
-	.release	= vfio_pci_core_release_dev,
+	.release	= nvgrace_gpu_release_dev,
 	.open_device	= nvgrace_gpu_open_device,
-	.close_device	= vfio_pci_core_close_device,
+	.close_device	= nvgrace_gpu_close_device,
 	.ioctl		= nvgrace_gpu_ioctl,
 	.device_feature	= vfio_pci_core_ioctl_feature,
 	.read		= nvgrace_gpu_read,

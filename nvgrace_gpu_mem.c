@@ -16,6 +16,8 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
 
 #include "nvgrace_gpu.h"
 
@@ -155,6 +157,13 @@ int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 }
 EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_mmap_check);
 
+/* Has a page of these gone bad? */
+static bool has_bad_page(struct nvgrace_gpu_device *nvdev, unsigned long pfn,
+			 unsigned long nr_pages)
+{
+	return xa_find(&nvdev->bad_pages, &pfn, pfn + nr_pages - 1, XA_PRESENT);
+}
+
 /*
  * Copy between the mapped window and a kernel buffer, with resets and the power
  * changes that the VFIO user asks for kept out. The user's memory is not touched
@@ -166,6 +175,7 @@ static int copy_window(struct nvgrace_gpu_device *nvdev,
 		       const struct nvgrace_gpu_region *region, phys_addr_t phys,
 		       void *window, void *bounce, size_t count, bool iswrite)
 {
+	unsigned long pfn = PHYS_PFN(phys);
 	int ret = 0;
 
 	if (down_read_killable(&nvdev->core.memory_lock))
@@ -176,6 +186,8 @@ static int copy_window(struct nvgrace_gpu_device *nvdev,
 		ret = -EIO;
 	} else if (nvdev->ready != NVGRACE_GPU_READY) {
 		ret = -EAGAIN;
+	} else if (has_bad_page(nvdev, pfn, PHYS_PFN(phys + count - 1) - pfn + 1)) {
+		ret = -EHWPOISON;
 	} else if (iswrite) {
 		memcpy(window, bounce, count);
 		if (!region->cacheable)
@@ -414,6 +426,8 @@ vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 	if (order && !nvgrace_gpu_block_fits(vma->vm_start, vma->vm_end, addr,
 					     PFN_PHYS(pfn), size))
 		return VM_FAULT_FALLBACK;
+	if (has_bad_page(nvdev, pfn, PHYS_PFN(size)))
+		return order ? VM_FAULT_FALLBACK : VM_FAULT_HWPOISON;
 
 	return insert_pfn(vmf, pfn, order);
 }
@@ -528,3 +542,123 @@ int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 	return 0;
 }
 EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_info);
+
+/*
+ * mm asks of each mapping of the device if and where it shows the page that went
+ * bad: a process is told the address by which it has the page. It asks of nobody
+ * else, so a page that nobody has mapped is not remembered; nor is it if there is
+ * no memory for that just now. Who uses the page then finds it bad anew.
+ */
+static int bad_page_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
+			     pgoff_t *pgoff)
+{
+	struct nvgrace_gpu_device *nvdev = to_nvgrace_gpu(vma->vm_private_data);
+	const struct nvgrace_gpu_region *region;
+	unsigned long page;
+
+	region = nvgrace_gpu_find_region(nvdev,
+					 vma->vm_pgoff >> REGION_PGOFF_SHIFT);
+	if (!region || pfn < PHYS_PFN(region->base))
+		return -EFAULT;
+
+	page = pfn - PHYS_PFN(region->base);
+	if (page >= PHYS_PFN(region->backed))
+		return -EFAULT;
+
+	page += (pgoff_t)region->index << REGION_PGOFF_SHIFT;
+	if (page < vma->vm_pgoff || page >= vma->vm_pgoff + vma_pages(vma))
+		return -EFAULT;
+
+	/* i_mmap and RCU are locked: mappings are zapped a little later. */
+	if (!xa_is_err(xa_store(&nvdev->bad_pages, pfn, xa_mk_value(1), GFP_ATOMIC))) {
+		xa_set_mark(&nvdev->bad_pages, pfn, NVGRACE_GPU_BAD_PAGE_MAPPED);
+		schedule_work(&nvdev->bad_page_work);
+	}
+	*pgoff = page;
+	return 0;
+}
+
+/**
+ * nvgrace_gpu_zap_bad_pages() - take pages that went bad out of all mappings
+ * @work: &struct nvgrace_gpu_device.bad_page_work
+ *
+ * Context: Process context; takes memory_lock for write, so that a fault which did
+ * not know the page for bad has come to its end.
+ */
+void nvgrace_gpu_zap_bad_pages(struct work_struct *work)
+{
+	struct nvgrace_gpu_device *nvdev =
+		container_of(work, struct nvgrace_gpu_device, bad_page_work);
+	unsigned long pfn;
+	unsigned int i;
+	void *entry;
+
+	down_write(&nvdev->core.memory_lock);
+	xa_for_each_marked(&nvdev->bad_pages, pfn, entry, NVGRACE_GPU_BAD_PAGE_MAPPED) {
+		xa_clear_mark(&nvdev->bad_pages, pfn, NVGRACE_GPU_BAD_PAGE_MAPPED);
+		for (i = 0; i < nvdev->nr_regions; i++) {
+			const struct nvgrace_gpu_region *region = &nvdev->regions[i];
+			u64 offset = PFN_PHYS(pfn) - region->base;
+
+			if (PFN_PHYS(pfn) < region->base || offset >= region->backed)
+				continue;
+			unmap_mapping_range(nvdev->core.vdev.inode->i_mapping,
+					    VFIO_PCI_INDEX_TO_OFFSET(region->index) + offset,
+					    PAGE_SIZE, true);
+			pci_err(nvdev->core.pdev, "%s: page at offset %#llx went bad\n",
+				region->name, offset);
+		}
+	}
+	up_write(&nvdev->core.memory_lock);
+}
+
+/**
+ * nvgrace_gpu_watch_bad_pages() - have mm tell of pages that go bad
+ * @nvdev: the device, which is being opened
+ *
+ * Context: Process context, may sleep.
+ * Return: 0, also where the kernel cannot do that; -EBUSY if somebody else has said
+ * that a part of the memory is his, which is logged.
+ */
+int nvgrace_gpu_watch_bad_pages(struct nvgrace_gpu_device *nvdev)
+{
+	while (nvdev->nr_spaces < nvdev->nr_regions) {
+		const struct nvgrace_gpu_region *region = &nvdev->regions[nvdev->nr_spaces];
+		struct pfn_address_space *space = &nvdev->spaces[nvdev->nr_spaces];
+		int ret;
+
+		*space = (struct pfn_address_space) {
+			.node.start = PHYS_PFN(region->base),
+			.node.last = PHYS_PFN(region->base + region->backed) - 1,
+			.mapping = nvdev->core.vdev.inode->i_mapping,
+			.pfn_to_vma_pgoff = bad_page_to_pgoff,
+		};
+		ret = register_pfn_address_space(space);
+		if (ret == -EOPNOTSUPP)
+			return 0;
+		if (ret) {
+			pci_err(nvdev->core.pdev, "%s: somebody else has registered the memory for memory failures: %d\n",
+				region->name, ret);
+			nvgrace_gpu_unwatch_bad_pages(nvdev);
+			return ret;
+		}
+		nvdev->nr_spaces++;
+	}
+	return 0;
+}
+
+/**
+ * nvgrace_gpu_unwatch_bad_pages() - take back what nvgrace_gpu_watch_bad_pages() did
+ * @nvdev: the device
+ *
+ * What is known of bad pages stays known: they are no better for the next user.
+ *
+ * Context: Process context, may sleep; memory_lock not held.
+ */
+void nvgrace_gpu_unwatch_bad_pages(struct nvgrace_gpu_device *nvdev)
+{
+	/* Only what was registered: mm does not look whose range it takes out. */
+	while (nvdev->nr_spaces)
+		unregister_pfn_address_space(&nvdev->spaces[--nvdev->nr_spaces]);
+	flush_work(&nvdev->bad_page_work);
+}

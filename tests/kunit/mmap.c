@@ -74,6 +74,7 @@ static int fixture_init(struct kunit *test)
 
 	init_rwsem(&f->nvdev.core.memory_lock);
 	init_rwsem(&f->nvdev.ready_lock);
+	xa_init(&f->nvdev.bad_pages);
 	f->nvdev.ready = NVGRACE_GPU_READY;
 	f->nvdev.core.pdev = &f->pdev;
 	f->nvdev.nr_regions = 2;

@@ -93,6 +93,7 @@ static int fixture_init(struct kunit *test)
 
 	init_rwsem(&f->nvdev.core.memory_lock);
 	init_rwsem(&f->nvdev.ready_lock);
+	xa_init(&f->nvdev.bad_pages);
 	f->nvdev.core.pdev = &f->pdev;
 	f->nvdev.ready = NVGRACE_GPU_READY;
 
@@ -306,6 +307,39 @@ static void not_ready(struct kunit *test)
 	check_write(test, BACKED, 1, 1);
 }
 
+struct bad_case {
+	const char *name;
+	u64 pos;
+	size_t count;
+	ssize_t ret;
+};
+
+/* Page 3 is bad. */
+static const struct bad_case bad_cases[] = {
+	{ "first byte", 3 * PAGE_SIZE, 1, -EHWPOISON },
+	{ "last byte", 4 * PAGE_SIZE - 1, 1, -EHWPOISON },
+	{ "over its beginning", 3 * PAGE_SIZE - 1, 2, -EHWPOISON },
+	{ "over its end", 4 * PAGE_SIZE - 1, 2, -EHWPOISON },
+	{ "all around", 2 * PAGE_SIZE, 3 * PAGE_SIZE, -EHWPOISON },
+	{ "before", 2 * PAGE_SIZE, PAGE_SIZE, PAGE_SIZE },
+	{ "behind", 4 * PAGE_SIZE, PAGE_SIZE, PAGE_SIZE },
+};
+
+KUNIT_ARRAY_PARAM_DESC(bad, bad_cases, name);
+
+static void bad_page(struct kunit *test)
+{
+	const struct bad_case *c = test->param_value;
+	struct fixture *f = test->priv;
+
+	KUNIT_ASSERT_FALSE(test, xa_is_err(xa_store(&f->nvdev.bad_pages,
+						    PHYS_PFN(BASE) + 3,
+						    xa_mk_value(1), GFP_KERNEL)));
+	KUNIT_EXPECT_EQ(test, rw(test, c->pos, c->count, false), c->ret);
+	KUNIT_EXPECT_EQ(test, rw(test, c->pos, c->count, true), c->ret);
+	xa_destroy(&f->nvdev.bad_pages);
+}
+
 static ssize_t rw_when_killed(struct kunit *test, u64 pos, bool iswrite)
 {
 	ssize_t ret;
@@ -381,6 +415,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(nothing_can_be_mapped),
 	KUNIT_CASE_PARAM(by_power_state, power_gen_params),
 	KUNIT_CASE_PARAM(not_ready, ready_gen_params),
+	KUNIT_CASE_PARAM(bad_page, bad_gen_params),
 	KUNIT_CASE(caller_is_killed),
 	KUNIT_CASE(caller_is_killed_while_it_waits),
 	KUNIT_CASE(page_of_ram),
