@@ -185,6 +185,13 @@ void nvgrace_gpu_zap_bad_pages(struct work_struct *work);
 int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 			    struct vfio_region_info *info,
 			    struct vfio_info_cap *caps);
+#ifdef NVGRACE_GPU_HAVE_DMABUF
+int nvgrace_gpu_get_dmabuf_phys(struct vfio_pci_core_device *core,
+				struct p2pdma_provider **provider,
+				unsigned int index, struct phys_vec *phys_vec,
+				struct vfio_region_dma_range *ranges,
+				size_t nr_ranges);
+#endif
 
 /* nvgrace_gpu_bar.c */
 unsigned int nvgrace_gpu_bar_offset(const struct nvgrace_gpu_region *region);

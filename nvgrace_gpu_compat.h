@@ -48,6 +48,12 @@ static inline void unregister_pfn_address_space(struct pfn_address_space *space)
 #include <linux/memory-failure.h>
 #endif
 
+/* 6.19: a BAR can be exported as a dma-buf. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
+#include <linux/pci-p2pdma.h>
+#define NVGRACE_GPU_HAVE_DMABUF
+#endif
+
 /* 7.0: the core maps BARs for itself when it enables the device. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
 static inline int nvgrace_gpu_map_bar0(struct vfio_pci_core_device *core)

@@ -74,6 +74,50 @@ static void nvgrace_gpu_release_dev(struct vfio_device *core_vdev)
 	vfio_pci_core_release_dev(core_vdev);
 }
 
+#ifdef NVGRACE_GPU_HAVE_DMABUF
+static const struct vfio_pci_device_ops nvgrace_gpu_pci_ops = {
+	.get_dmabuf_phys = nvgrace_gpu_get_dmabuf_phys,
+};
+
+/*
+ * The core exports a BAR only if it could map it for itself, and for a region it
+ * finds no BAR, mostly. The mapping of BAR0 stands in for that: nobody accesses
+ * memory through it, as all that is done to a region comes to this driver first.
+ */
+static void lend_barmap(struct nvgrace_gpu_device *nvdev)
+{
+	unsigned int i;
+
+	for (i = 0; i < nvdev->nr_regions; i++) {
+		void __iomem **barmap = &nvdev->core.barmap[nvdev->regions[i].index];
+
+		if (IS_ERR_OR_NULL(*barmap))
+			*barmap = nvdev->core.barmap[0];
+	}
+}
+
+static void return_barmap(struct nvgrace_gpu_device *nvdev)
+{
+	unsigned int i;
+
+	for (i = 0; i < nvdev->nr_regions; i++) {
+		void __iomem **barmap = &nvdev->core.barmap[nvdev->regions[i].index];
+
+		if (*barmap == nvdev->core.barmap[0])
+			*barmap = NULL;
+	}
+}
+
+static void set_pci_ops(struct nvgrace_gpu_device *nvdev)
+{
+	nvdev->core.pci_ops = &nvgrace_gpu_pci_ops;
+}
+#else
+static void lend_barmap(struct nvgrace_gpu_device *nvdev) {}
+static void return_barmap(struct nvgrace_gpu_device *nvdev) {}
+static void set_pci_ops(struct nvgrace_gpu_device *nvdev) {}
+#endif
+
 static int open_regions(struct nvgrace_gpu_device *nvdev)
 {
 	int ret;
@@ -93,6 +137,7 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 	if (ret)
 		return ret;
 
+	lend_barmap(nvdev);
 	return 0;
 }
 
@@ -120,6 +165,7 @@ static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
 
 	nvgrace_gpu_unwatch_bad_pages(nvdev);
+	return_barmap(nvdev);
 	vfio_pci_core_close_device(core_vdev);
 }
 
@@ -550,6 +596,7 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 		return PTR_ERR(nvdev);
 
 	dev_set_drvdata(&pdev->dev, &nvdev->core);
+	set_pci_ops(nvdev);
 
 	ret = init_regions(nvdev, pdev);
 	if (ret)

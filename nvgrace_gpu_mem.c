@@ -662,3 +662,41 @@ void nvgrace_gpu_unwatch_bad_pages(struct nvgrace_gpu_device *nvdev)
 		unregister_pfn_address_space(&nvdev->spaces[--nvdev->nr_spaces]);
 	flush_work(&nvdev->bad_page_work);
 }
+
+#ifdef NVGRACE_GPU_HAVE_DMABUF
+/**
+ * nvgrace_gpu_get_dmabuf_phys() - where a dma-buf of a BAR has its memory
+ * @core: the device
+ * @provider: set to what knows how peers get at the memory
+ * @index: VFIO region index of the BAR
+ * @phys_vec: filled in, @nr_ranges entries
+ * @ranges: the parts of the BAR that the dma-buf consists of
+ * @nr_ranges: how many
+ *
+ * Peers get at the coherent memory as they get at BAR0, through the host bridge.
+ *
+ * Context: Process context.
+ * Return: 0; -EINVAL if a part goes past real memory, or BAR0 can't be used by
+ * peers; -EOVERFLOW; for other BARs what the core says.
+ */
+int nvgrace_gpu_get_dmabuf_phys(struct vfio_pci_core_device *core,
+				struct p2pdma_provider **provider,
+				unsigned int index, struct phys_vec *phys_vec,
+				struct vfio_region_dma_range *ranges,
+				size_t nr_ranges)
+{
+	const struct nvgrace_gpu_region *region;
+
+	region = nvgrace_gpu_find_region(to_nvgrace_gpu(core), index);
+	if (!region)
+		return vfio_pci_core_get_dmabuf_phys(core, provider, index,
+						     phys_vec, ranges, nr_ranges);
+
+	*provider = pcim_p2pdma_provider(core->pdev, 0);
+	if (!*provider)
+		return -EINVAL;
+
+	return vfio_pci_core_fill_phys_vec(phys_vec, ranges, nr_ranges,
+					   region->base, region->backed);
+}
+#endif
