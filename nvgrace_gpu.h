@@ -205,6 +205,15 @@ size_t nvgrace_gpu_bar_next(const struct nvgrace_gpu_region *regions,
 			    unsigned int nr_regions, u64 pos, size_t count,
 			    const struct nvgrace_gpu_region **hit);
 
+/* nvgrace_gpu_debugfs.c */
+#if IS_ENABLED(CONFIG_VFIO_DEBUGFS)
+void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev);
+#else
+static inline void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev)
+{
+}
+#endif
+
 #if IS_ENABLED(CONFIG_KUNIT)
 extern const struct pci_device_id nvgrace_gpu_ids[];
 extern const struct vm_operations_struct nvgrace_gpu_region_vm_ops;

@@ -606,6 +606,7 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 	if (ret)
 		goto out_put;
 
+	nvgrace_gpu_debugfs_init(nvdev);
 	return 0;
 
 out_put:
