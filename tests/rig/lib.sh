@@ -31,9 +31,19 @@ unbind_gpu() {
 	[ ! -e "/sys/bus/pci/devices/$1/driver" ] || echo "$1" > "/sys/bus/pci/devices/$1/driver/unbind"
 }
 
+# A bochs-display by itself has RAM for a BAR0; say there that it is a ready GPU.
+say_ready() {
+	[ "$(cat "/sys/bus/pci/devices/$1/vendor")" = 0x1234 ] || return 0
+	echo 1 > "/sys/bus/pci/devices/$1/enable"
+	bar0=$(sed -n '1s/ .*//p' "/sys/bus/pci/devices/$1/resource")
+	for reg in 0x1498 0x200bc; do devmem $((bar0 + reg)) 32 0xff; done
+	echo 0 > "/sys/bus/pci/devices/$1/enable"
+}
+
 # bind_gpu BDF DRIVER
 bind_gpu() {
 	unbind_gpu "$1"
+	say_ready "$1"
 	echo "$2" > "/sys/bus/pci/devices/$1/driver_override"
 	echo "$1" > "/sys/bus/pci/drivers/$2/bind"
 }

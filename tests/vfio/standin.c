@@ -9,9 +9,9 @@
  * better than to reset the bus of this GPU; else it is "bus".
  */
 #include <sys/mman.h>
-#include <time.h>
 
 #include "kselftest_harness.h"
+#include "knobs.h"
 #include "pattern.h"
 #include "vfio.h"
 
@@ -20,43 +20,6 @@
 
 #define C2C_LINK	0x1498
 #define HBM_TRAINING	0x200bc
-
-/* A file of the stand-in's in debugfs. */
-static FILE *open_knob(const char *name, const char *mode)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), "/sys/kernel/debug/gpu_standin/%s/%s",
-		 getenv("BDF"), name);
-	return fopen(path, mode);
-}
-
-static long get(const char *name)
-{
-	FILE *f = open_knob(name, "r");
-	long value = -1;
-
-	if (f && fscanf(f, "%li", &value) != 1)
-		value = -1;
-	if (f)
-		fclose(f);
-	return value;
-}
-
-static bool set(const char *name, long value)
-{
-	FILE *f = open_knob(name, "w");
-
-	return f && fprintf(f, "%ld\n", value) > 0 && !fclose(f);
-}
-
-static long now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 /* Past VFIO: what the CPU sees where the BAR is. */
 static volatile uint32_t *map_physical(unsigned int bar, uint64_t off)
@@ -113,8 +76,8 @@ FIXTURE_SETUP(standin)
 	ASSERT_NE(NULL, getenv("DVSEC"));
 	self->dvsec = atoi(getenv("DVSEC"));
 	self->bus_reset = getenv("RESET") && !strcmp(getenv("RESET"), "bus");
-	ASSERT_TRUE(set("ready_ms", 0));
-	ASSERT_TRUE(set("gone", 0));
+	ASSERT_TRUE(set_knob("ready_ms", 0));
+	ASSERT_TRUE(set_knob("gone", 0));
 	ASSERT_EQ(0, vfio_open(&self->v, true));
 	self->fd = self->v.device;
 	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
@@ -123,13 +86,13 @@ FIXTURE_SETUP(standin)
 FIXTURE_TEARDOWN(standin)
 {
 	vfio_close(&self->v);
-	set("gone", 0);
-	set("ready_ms", 0);
-	set("ready", 1);
+	set_knob("gone", 0);
+	set_knob("ready_ms", 0);
+	set_knob("ready", 1);
 }
 
 /* Both registers, by the read() that a VMM traps to. */
-static bool readiness_is(const FIXTURE_DATA(standin) *self, uint32_t want)
+static bool readiness_is(const FIXTURE_DATA(standin) * self, uint32_t want)
 {
 	uint32_t link = ~want, training = ~want;
 
@@ -192,26 +155,26 @@ TEST_F(standin, capabilities)
 /* Every way to reset it is seen, and leaves it not ready. */
 TEST_F(standin, resets)
 {
-	long flr = get("resets_flr"), bus = get("resets_bus");
+	long flr = knob("resets_flr"), bus = knob("resets_bus");
 
 	ASSERT_TRUE(readiness_is(self, 0xff));
-	ASSERT_TRUE(set("ready_ms", -1));
+	ASSERT_TRUE(set_knob("ready_ms", -1));
 
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_RESET));
-	EXPECT_EQ(++flr, get("resets_flr"));
+	EXPECT_EQ(++flr, knob("resets_flr"));
 	EXPECT_TRUE(readiness_is(self, 0));
-	EXPECT_EQ(0, get("ready"));
+	EXPECT_EQ(0, knob("ready"));
 
-	ASSERT_TRUE(set("ready", 1));
+	ASSERT_TRUE(set_knob("ready", 1));
 	EXPECT_TRUE(readiness_is(self, 0xff));
 	ASSERT_EQ(0, guest_flr(self->fd));
-	EXPECT_EQ(++flr, get("resets_flr"));
+	EXPECT_EQ(++flr, knob("resets_flr"));
 	EXPECT_TRUE(readiness_is(self, 0));
 
-	ASSERT_TRUE(set("ready", 1));
+	ASSERT_TRUE(set_knob("ready", 1));
 	if (self->bus_reset) {
 		ASSERT_EQ(0, hot_reset(&self->v));
-		EXPECT_EQ(++bus, get("resets_bus"));
+		EXPECT_EQ(++bus, knob("resets_bus"));
 		EXPECT_TRUE(readiness_is(self, 0));
 	} else {
 		EXPECT_EQ(-1, hot_reset(&self->v));
@@ -220,16 +183,16 @@ TEST_F(standin, resets)
 	}
 
 	/* The core resets it when the last user goes and when the next one comes. */
-	ASSERT_TRUE(set("ready", 1));
+	ASSERT_TRUE(set_knob("ready", 1));
 	vfio_close(&self->v);
-	EXPECT_LT(flr, get("resets_flr"));
-	EXPECT_EQ(0, get("ready"));
-	flr = get("resets_flr");
+	EXPECT_LT(flr, knob("resets_flr"));
+	EXPECT_EQ(0, knob("ready"));
+	flr = knob("resets_flr");
 	ASSERT_EQ(0, vfio_open(&self->v, true));
 	self->fd = self->v.device;
 	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
-	EXPECT_EQ(flr + 1, get("resets_flr"));
-	EXPECT_EQ(bus, get("resets_bus"));
+	EXPECT_EQ(flr + 1, knob("resets_flr"));
+	EXPECT_EQ(bus, knob("resets_bus"));
 	EXPECT_TRUE(readiness_is(self, 0));
 }
 
@@ -240,7 +203,7 @@ TEST_F(standin, ready_after_a_while)
 	long start, ms;
 
 	ASSERT_NE(MAP_FAILED, (void *)page);
-	ASSERT_TRUE(set("ready_ms", 1500));
+	ASSERT_TRUE(set_knob("ready_ms", 1500));
 	start = now_ms();
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_RESET));
 	while (page[C2C_LINK % PAGE / 4] != 0xff && now_ms() - start < 20000)
@@ -255,16 +218,16 @@ TEST_F(standin, each_register)
 {
 	uint32_t value;
 
-	ASSERT_TRUE(set("c2c_link", 0x3f));
+	ASSERT_TRUE(set_knob("c2c_link", 0x3f));
 	ASSERT_EQ(4, pread(self->fd, &value, 4, C2C_LINK));
 	EXPECT_EQ(0x3f, value);
 	ASSERT_EQ(4, pread(self->fd, &value, 4, HBM_TRAINING));
 	EXPECT_EQ(0xff, value);
-	EXPECT_EQ(0, get("ready"));
-	ASSERT_TRUE(set("hbm_training", 0x7f));
+	EXPECT_EQ(0, knob("ready"));
+	ASSERT_TRUE(set_knob("hbm_training", 0x7f));
 	ASSERT_EQ(4, pread(self->fd, &value, 4, HBM_TRAINING));
 	EXPECT_EQ(0x7f, value);
-	ASSERT_TRUE(set("ready", 1));
+	ASSERT_TRUE(set_knob("ready", 1));
 	EXPECT_TRUE(readiness_is(self, 0xff));
 }
 
@@ -277,14 +240,14 @@ TEST_F(standin, d3hot)
 
 	ASSERT_NE(NULL, (void *)link);
 	EXPECT_EQ(0xff, *link);
-	EXPECT_EQ(0, get("power_state"));
+	EXPECT_EQ(0, knob("power_state"));
 	ASSERT_EQ(0, config_modify(self->fd, pm + PCI_PM_CTRL, PCI_PM_CTRL_STATE_MASK, 3));
-	EXPECT_EQ(3, get("power_state"));
+	EXPECT_EQ(3, knob("power_state"));
 	EXPECT_EQ(~0U, *link);
 	EXPECT_EQ(id, sysfs_config(PCI_VENDOR_ID));
 	EXPECT_EQ(0x10de, id & 0xffff);
 	ASSERT_EQ(0, config_modify(self->fd, pm + PCI_PM_CTRL, PCI_PM_CTRL_STATE_MASK, 0));
-	EXPECT_EQ(0, get("power_state"));
+	EXPECT_EQ(0, knob("power_state"));
 	EXPECT_EQ(0xff, *link);
 }
 
@@ -298,12 +261,12 @@ TEST_F(standin, runtime_suspend)
 
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &f));
 	/* The kernel suspends it when it comes to it. */
-	while (get("power_state") != 3 && now_ms() - start < 20000)
+	while (knob("power_state") != 3 && now_ms() - start < 20000)
 		usleep(5000);
-	EXPECT_EQ(3, get("power_state"));
+	EXPECT_EQ(3, knob("power_state"));
 	f.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &f));
-	EXPECT_EQ(0, get("power_state"));
+	EXPECT_EQ(0, knob("power_state"));
 	EXPECT_TRUE(readiness_is(self, 0xff));
 }
 
@@ -315,7 +278,7 @@ TEST_F(standin, memory_enable)
 	EXPECT_EQ(0xff, *link);
 	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, PCI_COMMAND_MEMORY, 0));
 	EXPECT_EQ(~0U, *link);
-	ASSERT_TRUE(set("c2c_link", 0x3f));
+	ASSERT_TRUE(set_knob("c2c_link", 0x3f));
 	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
 	EXPECT_EQ(0x3f, *link);
 }
@@ -329,13 +292,13 @@ TEST_F(standin, gone)
 	ASSERT_NE(NULL, (void *)link);
 	ASSERT_NE(NULL, (void *)bar2);
 	*bar2 = 0x12345678;
-	ASSERT_TRUE(set("gone", 1));
+	ASSERT_TRUE(set_knob("gone", 1));
 	EXPECT_EQ(~0U, sysfs_config(PCI_VENDOR_ID));
 	EXPECT_EQ(~0U, sysfs_config(0x100));
 	EXPECT_EQ(~0U, *link);
 	EXPECT_EQ(~0U, *bar2);
 	*bar2 = 0;
-	ASSERT_TRUE(set("gone", 0));
+	ASSERT_TRUE(set_knob("gone", 0));
 	EXPECT_EQ(id, sysfs_config(PCI_VENDOR_ID));
 	EXPECT_EQ(0xff, *link);
 	EXPECT_EQ(0x12345678, *bar2);

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The emulated BARs as dma-bufs, by which peer devices and iommufd can map them:
+ * which parts of a BAR can be one, and that iommufd takes it. BDF names the GPU and
+ * REGIONS its regions. A kernel without VFIO_DEVICE_FEATURE_DMA_BUF says so.
+ */
+#include <sys/utsname.h>
+
+#include "kselftest_harness.h"
+#include "vfio.h"
+
+#ifndef VFIO_DEVICE_FEATURE_DMA_BUF
+#define VFIO_DEVICE_FEATURE_DMA_BUF 11
+#endif
+
+#define MIB(n)	((uint64_t)(n) << 20)
+#define PAGE	4096UL
+
+FIXTURE(dmabuf)
+{
+	struct vfio v;
+	int fd;
+	struct region regions[NR_REGIONS];
+};
+
+FIXTURE_SETUP(dmabuf)
+{
+	struct utsname kernel;
+
+	ASSERT_EQ(0, expected_regions(self->regions));
+	ASSERT_EQ(0, vfio_open(&self->v, true));
+	self->fd = self->v.device;
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	ASSERT_EQ(0, uname(&kernel));
+	if (!strncmp(kernel.release, "6.12.", 5))
+		SKIP(return, "Linux 6.12 has no dma-bufs of BARs");
+}
+
+FIXTURE_TEARDOWN(dmabuf)
+{
+	vfio_close(&self->v);
+}
+
+/* The dma-buf's fd, or -errno. */
+static int export(int device, unsigned int bar, uint64_t offset, uint64_t length)
+{
+	struct {
+		struct vfio_device_feature hdr;
+		uint32_t region_index;
+		uint32_t open_flags;
+		uint32_t flags;
+		uint32_t nr_ranges;
+		uint64_t offset;
+		uint64_t length;
+	} feature = {
+		.hdr.argsz = sizeof(feature),
+		.hdr.flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
+		.region_index = bar,
+		.open_flags = O_RDWR | O_CLOEXEC,
+		.nr_ranges = 1,
+		.offset = offset,
+		.length = length,
+	};
+	int fd = ioctl(device, VFIO_DEVICE_FEATURE, &feature);
+
+	return fd < 0 ? -errno : fd;
+}
+
+TEST_F(dmabuf, ranges)
+{
+	int i;
+
+	for (i = 0; i < NR_REGIONS; i++) {
+		unsigned int bar = self->regions[i].bar;
+		uint64_t backed = self->regions[i].backed;
+		const struct {
+			uint64_t offset, length;
+			int error;
+		} cases[] = {
+			{ 0, PAGE, 0 },
+			{ 0, backed, 0 },
+			{ backed - PAGE, PAGE, 0 },
+			{ MIB(2), MIB(4), 0 },
+			{ backed - PAGE, 2 * PAGE, -EINVAL },
+			{ backed, PAGE, -EINVAL },
+			{ 0, backed + PAGE, -EINVAL },
+			{ 0, 0, -EINVAL },
+			{ 1, PAGE, -EINVAL },
+			{ 0, PAGE - 1, -EINVAL },
+			{ -PAGE, 2 * PAGE, -EOVERFLOW },
+		};
+		unsigned int j;
+
+		for (j = 0; j < sizeof(cases) / sizeof(cases[0]); j++) {
+			int fd = export(self->fd, bar, cases[j].offset, cases[j].length);
+			int error = fd < 0 ? fd : 0;
+
+			EXPECT_EQ(cases[j].error, error) {
+				TH_LOG("BAR%u 0x%lx + 0x%lx", bar, cases[j].offset,
+				       cases[j].length);
+			}
+			if (fd >= 0) {
+				EXPECT_EQ(cases[j].length, lseek(fd, 0, SEEK_END));
+				close(fd);
+			}
+		}
+	}
+}
+
+/* A BAR that the GPU does not have is no dma-buf either. */
+TEST_F(dmabuf, other_bars)
+{
+	int fd = export(self->fd, 0, 0, PAGE);
+
+	EXPECT_LE(0, fd);
+	close(fd);
+	EXPECT_EQ(-ENODEV, export(self->fd, 1, 0, PAGE));
+	EXPECT_EQ(-ENODEV, export(self->fd, 3, 0, PAGE));
+	EXPECT_EQ(-ENODEV, export(self->fd, 5, 0, PAGE));
+	EXPECT_EQ(-ENODEV, export(self->fd, 6, 0, PAGE));
+}
+
+/* It can be made, and outlive the device's fd, any number of times. */
+TEST_F(dmabuf, outlives_the_device)
+{
+	int i, fd;
+
+	for (i = 0; i < 3; i++) {
+		fd = export(self->fd, self->regions[USEMEM].bar, 0, MIB(2));
+		ASSERT_LE(0, fd);
+		vfio_close(&self->v);
+		ASSERT_EQ(0, vfio_open(&self->v, true));
+		self->fd = self->v.device;
+		close(fd);
+	}
+}
+
+#ifdef IOMMU_IOAS_MAP_FILE
+TEST_F(dmabuf, iommufd_maps)
+{
+	int i;
+
+	for (i = 0; i < NR_REGIONS; i++) {
+		struct iommu_ioas_alloc ioas = { .size = sizeof(ioas) };
+		struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
+		struct iommu_ioas_map_file map = {
+			.size = sizeof(map),
+			.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE |
+				 IOMMU_IOAS_MAP_READABLE,
+			.start = MIB(1),
+			.length = MIB(2),
+			.iova = 0x100000000,
+		};
+		struct iommu_ioas_unmap unmap = {
+			.size = sizeof(unmap), .iova = map.iova, .length = map.length,
+		};
+
+		ASSERT_EQ(0, ioctl(self->v.container, IOMMU_IOAS_ALLOC, &ioas));
+		attach.pt_id = ioas.out_ioas_id;
+		ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach));
+
+		map.ioas_id = ioas.out_ioas_id;
+		map.fd = export(self->fd, self->regions[i].bar, 0, MIB(4));
+		ASSERT_LE(0, map.fd);
+		EXPECT_EQ(0, ioctl(self->v.container, IOMMU_IOAS_MAP_FILE, &map)) {
+			TH_LOG("%s", strerror(errno));
+		}
+		close(map.fd);
+		unmap.ioas_id = ioas.out_ioas_id;
+		EXPECT_EQ(0, ioctl(self->v.container, IOMMU_IOAS_UNMAP, &unmap));
+		EXPECT_EQ(MIB(2), unmap.length);
+	}
+}
+#endif
+
+TEST_HARNESS_MAIN

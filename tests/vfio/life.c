@@ -1,0 +1,544 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A GPU that is not ready after a reset, sleeps in D3, or goes: what accesses to its
+ * coherent memory do meanwhile.
+ *
+ * BDF names a stand-in of gpu_standin.ko, REGIONS its regions; RESET=flr says that
+ * the kernel does not reset the bus of this GPU.
+ */
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "kselftest_harness.h"
+#include "knobs.h"
+#include "vfio.h"
+
+#define MIB(n)		((uint64_t)(n) << 20)
+#define PAGE		4096UL
+#define MAPPED		MIB(4)
+#define VALUE		0x600df00d600df00dUL
+
+/* A wait is seen to be one, and what is not to wait is not taken for one. */
+#define TRAINING_MS	800
+#define AT_ONCE_MS	5000
+#define LIMIT_MS	30000
+
+static sigjmp_buf on_sigbus;
+
+static void sigbus(int sig)
+{
+	siglongjmp(on_sigbus, sig);
+}
+
+/* Load or store the first bytes of a page: SIGBUS or 0. */
+static int touch(void *p, bool store)
+{
+	int sig;
+
+	signal(SIGBUS, sigbus);
+	sig = sigsetjmp(on_sigbus, 1);
+	if (!sig) {
+		if (store)
+			*(volatile uint64_t *)p = VALUE;
+		else
+			(void)*(volatile uint64_t *)p;
+	}
+	signal(SIGBUS, SIG_DFL);
+	return sig;
+}
+
+FIXTURE(gpu)
+{
+	struct vfio v;
+	int fd;
+	struct region regions[NR_REGIONS];
+	uint64_t usemem;
+	void *map;
+};
+
+static int reset_function(const struct vfio *v)
+{
+	return ioctl(v->device, VFIO_DEVICE_RESET);
+}
+
+static int reset_by_guest(const struct vfio *v)
+{
+	return guest_flr(v->device);
+}
+
+static int reset_by_sysfs(const struct vfio *v)
+{
+	char path[64];
+	int fd, ret;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/reset", v->bdf);
+	fd = open(path, O_WRONLY);
+	ret = write(fd, "1", 1) == 1 ? 0 : -1;
+	close(fd);
+	return ret;
+}
+
+FIXTURE_VARIANT(gpu)
+{
+	int (*reset)(const struct vfio *v);
+	bool of_the_bus;
+};
+
+FIXTURE_VARIANT_ADD(gpu, ioctl) { .reset = reset_function };
+FIXTURE_VARIANT_ADD(gpu, guest_flr) { .reset = reset_by_guest };
+FIXTURE_VARIANT_ADD(gpu, sysfs) { .reset = reset_by_sysfs };
+FIXTURE_VARIANT_ADD(gpu, hot_reset) { .reset = hot_reset, .of_the_bus = true };
+
+FIXTURE_SETUP(gpu)
+{
+	uint64_t value = VALUE;
+
+	ASSERT_EQ(0, expected_regions(self->regions));
+	ASSERT_TRUE(set_knob("ready_ms", 0));
+	ASSERT_TRUE(set_knob("gone", 0));
+	ASSERT_EQ(0, vfio_open(&self->v, true));
+	self->fd = self->v.device;
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	self->usemem = (uint64_t)self->regions[USEMEM].bar << 40;
+	self->map = mmap(NULL, MAPPED, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, self->usemem);
+	ASSERT_NE(MAP_FAILED, self->map);
+	ASSERT_EQ(8, pwrite(self->fd, &value, 8, self->usemem));
+}
+
+FIXTURE_TEARDOWN(gpu)
+{
+	set_knob("gone", 0);
+	set_knob("ready_ms", 0);
+	set_knob("ready", 1);
+	munmap(self->map, MAPPED);
+	vfio_close(&self->v);
+}
+
+static bool can_reset(const FIXTURE_VARIANT(gpu) *variant)
+{
+	return !variant->of_the_bus || strcmp(getenv("RESET") ?: "", "flr");
+}
+
+/* One after the other, each after a reset of its own. */
+TEST_F_TIMEOUT(gpu, accesses_wait, 60)
+{
+	uint64_t value;
+	long start, ms;
+	int i, ret;
+
+	if (!can_reset(variant))
+		SKIP(return, "the bus of this GPU is not reset");
+
+	ASSERT_EQ(0, touch(self->map, false));
+	ASSERT_TRUE(set_knob("ready_ms", TRAINING_MS));
+	for (i = 0; i < 4; i++) {
+		long resets = driver_says("resets", NULL);
+
+		ASSERT_EQ(0, variant->reset(&self->v));
+		EXPECT_EQ(resets + 1, driver_says("resets", NULL));
+		EXPECT_EQ(0, knob("ready"));
+		start = now_ms();
+		value = VALUE;
+		switch (i) {
+		case 0:
+			ret = pread(self->fd, &value, 8, self->usemem) - 8;
+			break;
+		case 1:
+			ret = pwrite(self->fd, &value, 8, self->usemem) - 8;
+			break;
+		default:
+			ret = touch(self->map, i == 3);
+			break;
+		}
+		ms = now_ms() - start;
+		TH_LOG("%d: waited %ld ms", i, ms);
+		EXPECT_EQ(0, ret);
+		EXPECT_EQ(VALUE, value);
+		EXPECT_EQ(VALUE, *(volatile uint64_t *)self->map);
+		EXPECT_EQ(1, knob("ready"));
+		EXPECT_LE(TRAINING_MS / 2, ms);
+	}
+}
+
+/* The user has memory space off: no reason to fail, and it stays off. */
+TEST_F(gpu, memory_space_off)
+{
+	uint64_t value = 0;
+	uint16_t command;
+
+	if (!can_reset(variant))
+		SKIP(return, "the bus of this GPU is not reset");
+
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, PCI_COMMAND_MEMORY, 0));
+	ASSERT_TRUE(set_knob("ready_ms", TRAINING_MS));
+	ASSERT_EQ(0, variant->reset(&self->v));
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(VALUE, value);
+	EXPECT_EQ(1, knob("ready"));
+	ASSERT_EQ(2, pread(self->fd, &command, 2, CONFIG + PCI_COMMAND));
+	EXPECT_EQ(0, command & PCI_COMMAND_MEMORY);
+}
+
+/* In a process of its own, so that it can be killed and can get SIGBUS. */
+static pid_t start_access(const FIXTURE_DATA(gpu) * self, int how)
+{
+	uint64_t value = VALUE;
+	pid_t pid = fork();
+	int ret;
+
+	if (pid)
+		return pid;
+	switch (how) {
+	case 0:
+		ret = pread(self->fd, &value, 8, self->usemem) == 8 ? 0 : errno;
+		break;
+	case 1:
+		ret = pwrite(self->fd, &value, 8, self->usemem) == 8 ? 0 : errno;
+		break;
+	default:
+		ret = touch(self->map + (how == 3 ? PAGE : 0), how == 3);
+		break;
+	}
+	_exit(ret);
+}
+
+/*
+ * Never ready: everything else goes on, who waits can be killed, and at the limit
+ * there is an error; later the memory is back.
+ */
+TEST_F_TIMEOUT(gpu, never_ready, 120)
+{
+	const int wants[] = { EIO, EIO, SIGBUS, SIGBUS };
+	pid_t waiting[4], killed[4];
+	long start, ms, limit;
+	uint32_t value32;
+	uint64_t value;
+	int i, status;
+	void *p;
+
+	/* Half a minute long. */
+	if (variant->reset != reset_function && variant->reset != reset_by_sysfs)
+		SKIP(return, "the same as by the ioctl");
+
+	ASSERT_EQ(0, touch(self->map, false));
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	ASSERT_EQ(0, variant->reset(&self->v));
+	limit = now_ms() + LIMIT_MS;
+	for (i = 0; i < 4; i++) {
+		waiting[i] = start_access(self, i);
+		killed[i] = start_access(self, i);
+	}
+	usleep(500000);
+
+	start = now_ms();
+	EXPECT_EQ(4, pread(self->fd, &value32, 4, CONFIG));
+	EXPECT_EQ(4, pread(self->fd, &value32, 4, 0));
+	EXPECT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	p = mmap(NULL, MAPPED, PROT_READ, MAP_SHARED, self->fd, self->usemem);
+	EXPECT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0, munmap(p, MAPPED));
+	ms = now_ms() - start;
+	TH_LOG("the rest took %ld ms", ms);
+	EXPECT_GT(AT_ONCE_MS, ms);
+
+	for (i = 0; i < 4; i++) {
+		start = now_ms();
+		ASSERT_EQ(0, waitpid(killed[i], NULL, WNOHANG));
+		ASSERT_EQ(0, kill(killed[i], SIGKILL));
+		ASSERT_EQ(killed[i], waitpid(killed[i], &status, 0));
+		ms = now_ms() - start;
+		TH_LOG("%d: killed in %ld ms", i, ms);
+		EXPECT_TRUE(WIFSIGNALED(status));
+		EXPECT_GT(AT_ONCE_MS, ms);
+	}
+
+	for (i = 0; i < 4; i++) {
+		ASSERT_EQ(waiting[i], waitpid(waiting[i], &status, 0));
+		EXPECT_TRUE(WIFEXITED(status));
+		EXPECT_EQ(wants[i], WEXITSTATUS(status));
+		EXPECT_LE(limit - AT_ONCE_MS, now_ms());
+		EXPECT_GT(limit + LIMIT_MS / 2, now_ms());
+	}
+
+	/* Each access looks again, and waits no more. */
+	start = now_ms();
+	EXPECT_EQ(-1, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(SIGBUS, touch(self->map, false));
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
+
+	ASSERT_TRUE(set_knob("ready", 1));
+	EXPECT_EQ(0, touch(self->map, false));
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(VALUE, value);
+}
+
+/* A GPU that is off the bus is not waited for. */
+TEST_F(gpu, gone_while_waiting)
+{
+	pid_t waiting;
+	long start;
+	int status;
+
+	if (!can_reset(variant))
+		SKIP(return, "the bus of this GPU is not reset");
+
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	ASSERT_EQ(0, variant->reset(&self->v));
+	waiting = start_access(self, 0);
+	usleep(300000);
+	ASSERT_EQ(0, waitpid(waiting, NULL, WNOHANG));
+	start = now_ms();
+	ASSERT_TRUE(set_knob("gone", 1));
+	ASSERT_EQ(waiting, waitpid(waiting, &status, 0));
+	EXPECT_EQ(EIO, WEXITSTATUS(status));
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
+}
+
+/* Four threads at the memory while it is reset over and over. */
+struct storm {
+	const FIXTURE_DATA(gpu) * self;
+	int how;
+	atomic_bool *stop;
+	unsigned long done, failed;
+};
+
+static void *storm_thread(void *arg)
+{
+	struct storm *storm = arg;
+	uint64_t off = storm->self->usemem + MIB(1) + storm->how * PAGE;
+	volatile uint64_t *p = storm->self->map + MIB(1) + storm->how * PAGE;
+	uint64_t value;
+
+	while (!atomic_load(storm->stop)) {
+		uint64_t want = storm->done << 8 | storm->how, got = 0;
+
+		switch (storm->how) {
+		case 0:		/* what is written is read, each way */
+		case 1:
+			value = want;
+			if (pwrite(storm->self->fd, &value, 8, off) != 8 ||
+			    pread(storm->self->fd, &got, 8, off) != 8)
+				storm->failed++;
+			break;
+		case 2:
+			*p = want;
+			got = *p;
+			break;
+		default:
+			*p = want;
+			if (pread(storm->self->fd, &got, 8, off) != 8)
+				storm->failed++;
+			break;
+		}
+		storm->failed += got != want;
+		storm->done++;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(gpu, storm, 60)
+{
+	struct storm storms[4];
+	pthread_t threads[4];
+	atomic_bool stop = false;
+	long end;
+	int i, resets = 0;
+
+	if (!can_reset(variant))
+		SKIP(return, "the bus of this GPU is not reset");
+
+	ASSERT_TRUE(set_knob("ready_ms", 3));
+	for (i = 0; i < 4; i++) {
+		storms[i] = (struct storm) { .self = self, .how = i, .stop = &stop };
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, storm_thread, &storms[i]));
+	}
+	end = now_ms() + 6000;
+	while (now_ms() < end) {
+		/* The core does not wait for its locks to reset a bus. */
+		if (!variant->reset(&self->v))
+			resets++;
+		else if (!variant->of_the_bus || errno != EBUSY)
+			break;
+		usleep((1 + resets % 7) * 2000);
+	}
+	EXPECT_LE(end, now_ms());
+	atomic_store(&stop, true);
+	for (i = 0; i < 4; i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		TH_LOG("thread %d: %lu accesses", i, storms[i].done);
+		EXPECT_EQ(0, storms[i].failed);
+		EXPECT_LT(0, storms[i].done);
+	}
+	TH_LOG("%d resets", resets);
+	EXPECT_LT(3, resets);
+}
+
+/* The tests that need no reset run once. */
+FIXTURE(power)
+{
+	struct vfio v;
+	int fd;
+	struct region regions[NR_REGIONS];
+	uint64_t usemem;
+	void *map;
+	unsigned int pmcsr;
+};
+
+FIXTURE_SETUP(power)
+{
+	ASSERT_EQ(0, expected_regions(self->regions));
+	ASSERT_TRUE(set_knob("ready_ms", 0));
+	ASSERT_EQ(0, vfio_open(&self->v, true));
+	self->fd = self->v.device;
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	self->usemem = (uint64_t)self->regions[USEMEM].bar << 40;
+	self->map = mmap(NULL, MAPPED, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, self->usemem);
+	ASSERT_NE(MAP_FAILED, self->map);
+	self->pmcsr = config_find_cap(self->fd, PCI_CAP_ID_PM) + PCI_PM_CTRL;
+}
+
+FIXTURE_TEARDOWN(power)
+{
+	set_knob("ready", 1);
+	munmap(self->map, MAPPED);
+	vfio_close(&self->v);
+}
+
+/* In D3 there is SIGBUS, also for what was mapped; in D0 it is mapped again. */
+TEST_F(power, d3_with_a_mapping)
+{
+	uint64_t value;
+
+	ASSERT_EQ(0, touch(self->map, true));
+	ASSERT_EQ(0, config_modify(self->fd, self->pmcsr, 0, 3));
+	ASSERT_EQ(3, knob("power_state"));
+	EXPECT_EQ(SIGBUS, touch(self->map, false));
+	EXPECT_EQ(-1, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EIO, errno);
+	ASSERT_EQ(0, config_modify(self->fd, self->pmcsr, 3, 0));
+	EXPECT_EQ(0, touch(self->map, false));
+	EXPECT_EQ(VALUE, *(volatile uint64_t *)self->map);
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(VALUE, value);
+}
+
+static void *get_ready_late(void *unused)
+{
+	usleep(TRAINING_MS * 1000);
+	set_knob("ready", 1);
+	return NULL;
+}
+
+/* What comes out of D3 may have to train again. */
+TEST_F(power, training_after_d3)
+{
+	pthread_t thread;
+	long start;
+
+	ASSERT_EQ(0, touch(self->map, true));
+	ASSERT_EQ(0, config_modify(self->fd, self->pmcsr, 0, 3));
+	ASSERT_TRUE(set_knob("ready", 0));
+	ASSERT_EQ(0, config_modify(self->fd, self->pmcsr, 3, 0));
+	start = now_ms();
+	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+	EXPECT_EQ(0, touch(self->map, false));
+	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
+	pthread_join(thread, NULL);
+}
+
+/* The user lets the kernel suspend it: a read wakes it, a fault does not. */
+TEST_F(power, runtime_suspend)
+{
+	struct {
+		struct vfio_device_feature hdr;
+	} entry = {
+		.hdr.argsz = sizeof(entry),
+		.hdr.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
+	};
+	uint64_t value = 0;
+	long start = now_ms();
+
+	ASSERT_EQ(0, touch(self->map, true));
+	if (ioctl(self->fd, VFIO_DEVICE_FEATURE, &entry))
+		SKIP(return, "no low power entry: %s", strerror(errno));
+	while (knob("power_state") != 3 && now_ms() - start < 20000)
+		usleep(10000);
+	ASSERT_EQ(3, knob("power_state"));
+	EXPECT_EQ(SIGBUS, touch(self->map, false));
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(VALUE, value);
+	entry.hdr.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
+	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &entry));
+	EXPECT_EQ(0, touch(self->map, false));
+}
+
+/* As drivers/pci/pcie/aer_inject.c has it. */
+struct aer_error_inj {
+	uint8_t bus, dev, fn;
+	uint32_t uncor_status, cor_status;
+	uint32_t header_log[4];
+	uint32_t domain;
+};
+
+static bool inject_fatal_error(const char *bdf)
+{
+	struct aer_error_inj err = { .uncor_status = PCI_ERR_UNC_MALF_TLP };
+	unsigned int domain, bus, dev, fn;
+	int fd = open("/dev/aer_inject", O_WRONLY);
+	bool done;
+
+	if (sscanf(bdf, "%x:%x:%x.%x", &domain, &bus, &dev, &fn) != 4)
+		return false;
+	err.domain = domain;
+	err.bus = bus;
+	err.dev = dev;
+	err.fn = fn;
+	done = write(fd, &err, sizeof(err)) == sizeof(err);
+	close(fd);
+	return done;
+}
+
+/*
+ * AER resets the bus and leaves config space as the reset left it: the memory
+ * can't be used until the user opens the device anew, but nothing else is lost.
+ */
+TEST_F(power, aer_recovery)
+{
+	long resets = driver_says("resets", NULL), start = now_ms();
+	uint64_t value = 0;
+	pid_t pid;
+
+	if (access("/dev/aer_inject", F_OK))
+		SKIP(return, "aer_inject.ko is not loaded");
+
+	ASSERT_EQ(0, touch(self->map, true));
+	ASSERT_TRUE(inject_fatal_error(self->v.bdf));
+	while (driver_says("resets", NULL) == resets && now_ms() - start < 20000)
+		usleep(10000);
+	EXPECT_EQ(resets + 1, driver_says("resets", NULL));
+
+	pid = fork();
+	if (!pid)
+		_exit(touch(self->map, false));
+	usleep(500000);
+	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+
+	munmap(self->map, MAPPED);
+	vfio_close(&self->v);
+	ASSERT_EQ(0, vfio_open(&self->v, true));
+	self->fd = self->v.device;
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(VALUE, value);
+	self->map = mmap(NULL, MAPPED, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, self->usemem);
+	ASSERT_NE(MAP_FAILED, self->map);
+	EXPECT_EQ(0, touch(self->map, false));
+}
+
+TEST_HARNESS_MAIN
