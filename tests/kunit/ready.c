@@ -140,7 +140,7 @@ static const struct poll_case poll_cases[] = {
 
 KUNIT_ARRAY_PARAM_DESC(poll, poll_cases, name);
 
-static void poll(struct kunit *test)
+static void look_once(struct kunit *test)
 {
 	const struct poll_case *c = test->param_value;
 	struct waiting_gpu *gpu = new_gpu(test, c->state);
@@ -156,7 +156,7 @@ static void poll(struct kunit *test)
 }
 
 /* A reset holds the lock for seconds; nobody queues up behind it. */
-static void poll_does_not_wait(struct kunit *test)
+static void lock_is_not_waited_for(struct kunit *test)
 {
 	struct waiting_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
 
@@ -189,8 +189,10 @@ static void wait_has_a_limit(struct kunit *test)
 	struct waiting_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
 	unsigned long start = jiffies;
 
-	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready_limit - jiffies,
+	KUNIT_EXPECT_LE(test, gpu->nvdev.ready_limit - jiffies,
 			msecs_to_jiffies(30000));
+	KUNIT_EXPECT_GT(test, gpu->nvdev.ready_limit - jiffies,
+			msecs_to_jiffies(20000));
 
 	gpu->busy = UINT_MAX;
 	gpu->nvdev.ready_limit = jiffies + msecs_to_jiffies(50);
@@ -204,8 +206,8 @@ static void wait_has_a_limit(struct kunit *test)
 
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(carve_out_by_dvsec, dvsec_gen_params),
-	KUNIT_CASE_PARAM(poll, poll_gen_params),
-	KUNIT_CASE(poll_does_not_wait),
+	KUNIT_CASE_PARAM(look_once, poll_gen_params),
+	KUNIT_CASE(lock_is_not_waited_for),
 	KUNIT_CASE(wait_for_it),
 	KUNIT_CASE(wait_has_a_limit),
 	{}
