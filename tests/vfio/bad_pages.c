@@ -103,7 +103,7 @@ static int code_of_load(void *p)
 	return told_code;
 }
 
-static void *map(const FIXTURE_DATA(bad) *self, int region, uint64_t at, uint64_t len)
+static void *map(const FIXTURE_DATA(bad) * self, int region, uint64_t at, uint64_t len)
 {
 	return mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd,
 		    self->off[region] + at);

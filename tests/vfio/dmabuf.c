@@ -91,7 +91,7 @@ TEST_F(dmabuf, ranges)
 		};
 		unsigned int j;
 
-		for (j = 0; j < sizeof(cases) / sizeof(cases[0]); j++) {
+		for (j = 0; j < ARRAY_SIZE(cases); j++) {
 			int fd = export(self->fd, bar, cases[j].offset, cases[j].length);
 			int error = fd < 0 ? fd : 0;
 

@@ -118,7 +118,7 @@ FIXTURE_TEARDOWN(gpu)
 	vfio_close(&self->v);
 }
 
-static bool can_reset(const FIXTURE_VARIANT(gpu) *variant)
+static bool can_reset(const FIXTURE_VARIANT(gpu) * variant)
 {
 	return !variant->of_the_bus || strcmp(getenv("RESET") ?: "", "flr");
 }

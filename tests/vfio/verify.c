@@ -19,7 +19,8 @@ int main(int argc, char **argv)
 	int ret;
 
 	if (!stride || expected_regions(regions)) {
-		fprintf(stderr, "usage: BDF=... REGIONS=... %s usemem|resmem|BAR2 STRIDE\n", argv[0]);
+		fprintf(stderr, "usage: BDF=... REGIONS=... %s usemem|resmem|BAR2 STRIDE\n",
+			argv[0]);
 		return 2;
 	}
 

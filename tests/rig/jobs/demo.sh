@@ -59,9 +59,9 @@ sed -n 's/^# \([a-zA-Z0-9]*\): \(.*places.*\)/\1: pattern written and verified a
 grep '^ok.*all ones' /tmp/guest.ktap | sed 's/^ok [0-9]* //' | while IFS= read -r line; do more "$line"; done
 
 start=$(now)
-for region in usemem $OTHER; do verify $region 67108864 > /tmp/$region || fail "the host sees something else in $region"; done
+for region in usemem $OTHER; do verify "$region" 67108864 > "/tmp/$region" || fail "the host sees something else in $region"; done
 took host "through VFIO, with the guest gone, the same bytes:"
-for region in usemem $OTHER; do more "$(cat /tmp/$region)"; done
+for region in usemem $OTHER; do more "$(cat "/tmp/$region")"; done
 
 rmmod nvgrace_gpu || fail "the module does not unload"
 log_is_clean > /tmp/log || { cat /tmp/log; exit 1; }
