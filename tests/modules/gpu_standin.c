@@ -32,13 +32,21 @@
  *	power_state	0 for D0, 3 for D3hot; read-only
  *	resets_flr	function level resets so far; can be set
  *	resets_bus	resets by the root port so far; can be set
+ *	aer_correctable		0x..., the AER status registers. What is written
+ *	aer_uncorrectable	happens: it is latched there, and the root port
+ *			gets the message and interrupts; fatal or not as the
+ *			severity register has it. EOPNOTSUPP if the kernel does not
+ *			listen (pcie_ports=native makes it)
  *
- * The AER injector replaces config space ops too: load it after this module, and
+ * The kernel's AER injector does the last, too, but takes a spinlock within
+ * pci_lock, which lockdep reports on newer kernels. If it is to be used all the
+ * same: it replaces config space ops as well, so load it after this module, and
  * don't unload this module then.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/debugfs.h>
+#include <linux/interrupt.h>
 #include <linux/io.h>
 #include <linux/module.h>
 #include <linux/pci.h>
@@ -95,6 +103,7 @@ struct readiness {
 /**
  * struct standin - a stand-in for a GPU
  * @port: the root port above it
+ * @port_aer: the port's AER capability, if it has one
  * @bus: the bus below the port
  * @device: PCI device id
  * @dvsec: the DVSEC's bit 0, or -1 if there is no DVSEC
@@ -109,11 +118,14 @@ struct readiness {
  * @ready_ms: from the end of a reset until ready; negative: for ever
  * @c2c_link: a readiness register
  * @hbm_training: the other one
+ * @root_status: error messages that @port has got from here; its AER root status
+ * @root_source: who sent them; its AER error source
  * @resets_flr: function level resets seen
  * @resets_bus: bus resets seen
  */
 struct standin {
 	struct pci_dev *port;
+	u16 port_aer;
 	struct pci_bus *bus;
 	u16 device;
 	int dvsec;
@@ -124,6 +136,7 @@ struct standin {
 	bool training, in_reset, gone, decodes;
 	int ready_ms;
 	struct readiness c2c_link, hbm_training;
+	u32 root_status, root_source;
 	u32 resets_flr, resets_bus;
 };
 
@@ -178,6 +191,11 @@ static void own_bits(struct image *image, int where, u8 bits, u8 value)
 static u16 image_word(const struct image *image, int where)
 {
 	return image->value[where] | image->value[where + 1] << 8;
+}
+
+static u32 image_long(const struct image *image, int where)
+{
+	return image_word(image, where) | (u32)image_word(image, where + 2) << 16;
 }
 
 static void fill_image(struct standin *gpu)
@@ -353,7 +371,84 @@ static void reset(struct standin *gpu)
 			real_write(gpu, fn, bars[i], 4, 0);
 }
 
+/* Errors */
+
+static bool is_error_status(int where)
+{
+	return where == AER_CAP + PCI_ERR_COR_STATUS ||
+	       where == AER_CAP + PCI_ERR_UNCOR_STATUS;
+}
+
+/* An error status register; writing ones clears it, and what is new sets it. */
+static void change_status(struct standin *gpu, int where, u32 clear, u32 set)
+{
+	u32 status = image_long(&gpu->image, where);
+
+	own(&gpu->image, where, 4, (status & ~clear) | set, 0);
+}
+
+/* The root port takes the message, and the kernel reads there whose it is. */
+static void send_message(struct standin *gpu, int where, u32 errors)
+{
+	u32 severity = image_long(&gpu->image, AER_CAP + PCI_ERR_UNCOR_SEVER);
+	u16 id = PCI_DEVID(gpu->bus->number, FUNCTION(0));
+
+	change_status(gpu, where, 0, errors);
+	if (where == AER_CAP + PCI_ERR_COR_STATUS) {
+		gpu->root_status |= PCI_ERR_ROOT_COR_RCV;
+		gpu->root_source = (gpu->root_source & 0xffff0000) | id;
+		return;
+	}
+	gpu->root_status |= PCI_ERR_ROOT_UNCOR_RCV;
+	gpu->root_status |= errors & severity ?
+			    PCI_ERR_ROOT_FATAL_RCV | PCI_ERR_ROOT_FIRST_FATAL :
+			    PCI_ERR_ROOT_NONFATAL_RCV;
+	gpu->root_source = (gpu->root_source & 0xffff) | (u32)id << 16;
+}
+
+static int raise_error(struct standin *gpu, int where, u32 errors)
+{
+	struct pci_dev *port = gpu->port;
+	u32 command, status;
+	unsigned long flags;
+
+	if (!gpu->port_aer)
+		return -EOPNOTSUPP;
+	pci_read_config_dword(port, gpu->port_aer + PCI_ERR_ROOT_COMMAND, &command);
+	pci_read_config_dword(port, gpu->port_aer + PCI_ERR_ROOT_STATUS, &status);
+	if (!(command & PCI_ERR_ROOT_CMD_FATAL_EN))
+		return -EOPNOTSUPP;
+
+	raw_spin_lock_irqsave(&standin_lock, flags);
+	send_message(gpu, where, errors);
+	raw_spin_unlock_irqrestore(&standin_lock, flags);
+
+	/* Which of the port's vectors that is, is in the top bits. */
+	return irq_set_irqchip_state(pci_irq_vector(port, status >> 27),
+				     IRQCHIP_STATE_PENDING, true);
+}
+
 /* What the kernel calls with pci_lock held */
+
+static int read_above(struct pci_bus *bus, unsigned int devfn, int where,
+		      int size, u32 *val)
+{
+	int ret = real_ops->read(bus, devfn, where, size, val);
+	struct standin *gpu = below_port(bus, devfn);
+	unsigned long flags;
+
+	if (!gpu || !gpu->port_aer)
+		return ret;
+
+	raw_spin_lock_irqsave(&standin_lock, flags);
+	where -= gpu->port_aer;
+	if (where == PCI_ERR_ROOT_STATUS)
+		*val |= gpu->root_status;
+	else if (where == PCI_ERR_ROOT_ERR_SRC && gpu->root_source)
+		*val = gpu->root_source;
+	raw_spin_unlock_irqrestore(&standin_lock, flags);
+	return ret;
+}
 
 static int standin_read(struct pci_bus *bus, unsigned int devfn, int where,
 			int size, u32 *val)
@@ -362,7 +457,7 @@ static int standin_read(struct pci_bus *bus, unsigned int devfn, int where,
 	unsigned long flags;
 
 	if (!gpu)
-		return real_ops->read(bus, devfn, where, size, val);
+		return read_above(bus, devfn, where, size, val);
 
 	PCI_SET_ERROR_RESPONSE(val);
 	if (devfn != FUNCTION(0))
@@ -390,6 +485,8 @@ static void write_gpu(struct standin *gpu, int where, int size, u32 val)
 		return;
 	}
 
+	if (is_error_status(where))
+		change_status(gpu, where, val, 0);
 	image_write(&gpu->image, where, size, val);
 	if (where != PCI_COMMAND)
 		real_write(gpu, function_of(where), where, size, val);
@@ -426,6 +523,9 @@ static int standin_write(struct pci_bus *bus, unsigned int devfn, int where,
 		if (gpu && control >= 0 && control < size)
 			write_bridge_control(gpu, (val >> 8 * control) &
 					     PCI_BRIDGE_CTL_BUS_RESET);
+		if (gpu && gpu->port_aer &&
+		    where == gpu->port_aer + PCI_ERR_ROOT_STATUS)
+			gpu->root_status &= ~val;
 		ret = real_ops->write(bus, devfn, where, size, val);
 	}
 	raw_spin_unlock_irqrestore(&standin_lock, flags);
@@ -520,6 +620,36 @@ static int power_state_get(void *data, u64 *val)
 }
 DEFINE_DEBUGFS_ATTRIBUTE(power_state_fops, power_state_get, NULL, "%llu\n");
 
+static int aer_correctable_get(void *data, u64 *val)
+{
+	struct standin *gpu = data;
+
+	*val = image_long(&gpu->image, AER_CAP + PCI_ERR_COR_STATUS);
+	return 0;
+}
+
+static int aer_correctable_set(void *data, u64 val)
+{
+	return raise_error(data, AER_CAP + PCI_ERR_COR_STATUS, val);
+}
+DEFINE_DEBUGFS_ATTRIBUTE(aer_correctable_fops, aer_correctable_get,
+			 aer_correctable_set, "0x%llx\n");
+
+static int aer_uncorrectable_get(void *data, u64 *val)
+{
+	struct standin *gpu = data;
+
+	*val = image_long(&gpu->image, AER_CAP + PCI_ERR_UNCOR_STATUS);
+	return 0;
+}
+
+static int aer_uncorrectable_set(void *data, u64 val)
+{
+	return raise_error(data, AER_CAP + PCI_ERR_UNCOR_STATUS, val);
+}
+DEFINE_DEBUGFS_ATTRIBUTE(aer_uncorrectable_fops, aer_uncorrectable_get,
+			 aer_uncorrectable_set, "0x%llx\n");
+
 static void add_debugfs(struct standin *gpu, const char *name)
 {
 	struct dentry *dir = debugfs_create_dir(name, debugfs);
@@ -534,6 +664,10 @@ static void add_debugfs(struct standin *gpu, const char *name)
 	debugfs_create_file("power_state", 0400, dir, gpu, &power_state_fops);
 	debugfs_create_u32("resets_flr", 0600, dir, &gpu->resets_flr);
 	debugfs_create_u32("resets_bus", 0600, dir, &gpu->resets_bus);
+	debugfs_create_file("aer_correctable", 0600, dir, gpu,
+			    &aer_correctable_fops);
+	debugfs_create_file("aer_uncorrectable", 0600, dir, gpu,
+			    &aer_uncorrectable_fops);
 }
 
 /* Coming and going */
@@ -624,6 +758,7 @@ static int __init find(struct standin *gpu, const char *spec)
 
 	real_ops = gpu->port->bus->ops;
 	gpu->bus = gpu->port->subordinate;
+	gpu->port_aer = pci_find_ext_capability(gpu->port, PCI_EXT_CAP_ID_ERR);
 	gpu->c2c_link.gpu = gpu;
 	gpu->hbm_training.gpu = gpu;
 	timer_setup(&gpu->timer, trained, 0);
