@@ -30,6 +30,7 @@ plan 6
 gib=1073741824
 BDF=$(bdf_of "$GPUS")
 export BDF
+say_ready "$BDF"
 ok set_up set_up
 ok load insmod /modules/nvgrace_gpu.ko
 echo nvgrace_gpu > "/sys/bus/pci/devices/$BDF/driver_override"
