@@ -85,8 +85,6 @@ device:*) KVM=6.12 ;;
 *:6.12.*) KVM=series ;;
 *) KVM=newest ;;
 esac
-# Under emulation the newest kernel takes many minutes to use memory that it onlined.
-[ $KVM = newest ] && online='' || online=online
 export BDF REGIONS PFNMAP KVM RESET=bus
 BDF=$(bdf_of GP00)
 REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
@@ -105,7 +103,7 @@ map)
 	trace_stage2
 	nested kvm_vma kvm_vma
 	# shellcheck disable=SC2086
-	nested guest in_guest $usemem $breaks $others $resmem $online
+	nested guest in_guest $usemem $breaks $others $resmem online
 	stop_tracing
 	ok stage2.usemem_is_normal_wb stage2_is $first $last normal 0x200000
 	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc 0x200000
