@@ -33,6 +33,11 @@ static int stress(unsigned long mib)
 		perror("mmap");
 		return 1;
 	}
+	/* Most of it in huge pages, which saves 500 faults in each 2 MiB. */
+	if (madvise(p, n / 8 * 7 * 8, MADV_HUGEPAGE)) {
+		perror("madvise");
+		return 1;
+	}
 	for (i = 0; i < n; i += 64)
 		p[i] = pattern(9, i);
 	for (i = 0; i < n; i += 64)
