@@ -287,6 +287,8 @@ need_module() {
 
 KVM_SELFTESTS=(aarch64/page_fault_test kvm_page_table_test dirty_log_test set_memory_region_test
 	memslot_modification_stress_test access_tracking_perf_test)
+# Makes page_fault_test say which of its tests it is at.
+KVM_SELFTESTS_CFLAGS=-DDEBUG
 
 # Sets TESTS: the programs that run on the host and in the guest, static arm64.
 fill_tests() {
@@ -306,7 +308,7 @@ fill_tests() {
 	# compare the patched one. (Newer kernels call the directory arm64.)
 	[ -d "$SRC/tools/testing/selftests/kvm/aarch64" ] || return 0
 	mkdir "$1/kvm"
-	make -s -C "$SRC/tools/testing/selftests/kvm" "${KARCH[@]}" OUTPUT="$1/kvm" \
+	make -s -C "$SRC/tools/testing/selftests/kvm" "${KARCH[@]}" OUTPUT="$1/kvm" EXTRA_CFLAGS="$KVM_SELFTESTS_CFLAGS" \
 		KHDR_INCLUDES="-isystem $KERNEL/uapi/include" LDFLAGS="-static -pthread -no-pie" \
 		"${KVM_SELFTESTS[@]/#/$1/kvm/}" >> "$log" 2>&1 || die_log "$log" "KVM's selftests did not build"
 	for src in "${KVM_SELFTESTS[@]}"; do
@@ -318,7 +320,7 @@ fill_tests() {
 need_tests() {
 	local inputs
 	inputs=$(cat "$TOP"/tests/*.h "$TOP"/tests/vfio/*.[ch] "$TOP"/tests/guest/*.c "$TOP"/tests/modules/* "$KERNEL/.config"
-		echo "$KERNEL ${KVM_SELFTESTS[*]} $RECIPE")
+		echo "$KERNEL ${KVM_SELFTESTS[*]} $KVM_SELFTESTS_CFLAGS $RECIPE")
 	TESTS=$CACHE/tests-$(key <<< "$inputs")
 	cached "${TESTS##*/}" "building the tests" fill_tests
 }
