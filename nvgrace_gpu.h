@@ -224,6 +224,8 @@ void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
 bool nvgrace_gpu_block_fits(unsigned long start, unsigned long end,
 			    unsigned long block, phys_addr_t phys,
 			    unsigned long size);
+int nvgrace_gpu_bad_page_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
+				  pgoff_t *pgoff);
 #endif
 
 #endif /* NVGRACE_GPU_H */

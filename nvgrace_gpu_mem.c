@@ -431,6 +431,7 @@ vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 
 	return insert_pfn(vmf, pfn, order);
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_fault);
 
 /**
  * nvgrace_gpu_region_mmap() - mmap() of a region
@@ -501,6 +502,7 @@ void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev)
 				    VFIO_PCI_INDEX_TO_OFFSET(nvdev->regions[i].index),
 				    nvdev->regions[i].backed, true);
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_zap_regions);
 
 /**
  * nvgrace_gpu_region_info() - answer VFIO_DEVICE_GET_REGION_INFO for a region
@@ -543,14 +545,23 @@ int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 }
 EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_info);
 
-/*
- * mm asks of each mapping of the device if and where it shows the page that went
- * bad: a process is told the address by which it has the page. It asks of nobody
- * else, so a page that nobody has mapped is not remembered; nor is it if there is
- * no memory for that just now. Who uses the page then finds it bad anew.
+/**
+ * nvgrace_gpu_bad_page_to_pgoff() - where does a mapping show a page that went bad?
+ * @vma: a mapping of the device
+ * @pfn: the page
+ * @pgoff: the page in the offsets of the mapped file, as @vma->vm_pgoff is
+ *
+ * mm asks that of each mapping of the device, so as to tell each process the address
+ * by which it has the page. It asks of nobody else, so a page that nobody has mapped
+ * is not remembered; nor is it if there is no memory for that just now. Who uses the
+ * page then finds it bad anew.
+ *
+ * Context: Atomic: i_mmap and RCU are locked. Mappings are zapped a little later.
+ * Return: 0; -EFAULT if @vma does not cover the page.
  */
-static int bad_page_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
-			     pgoff_t *pgoff)
+VISIBLE_IF_KUNIT int nvgrace_gpu_bad_page_to_pgoff(struct vm_area_struct *vma,
+						   unsigned long pfn,
+						   pgoff_t *pgoff)
 {
 	struct nvgrace_gpu_device *nvdev = to_nvgrace_gpu(vma->vm_private_data);
 	const struct nvgrace_gpu_region *region;
@@ -569,7 +580,6 @@ static int bad_page_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
 	if (page < vma->vm_pgoff || page >= vma->vm_pgoff + vma_pages(vma))
 		return -EFAULT;
 
-	/* i_mmap and RCU are locked: mappings are zapped a little later. */
 	if (!xa_is_err(xa_store(&nvdev->bad_pages, pfn, xa_mk_value(1), GFP_ATOMIC))) {
 		xa_set_mark(&nvdev->bad_pages, pfn, NVGRACE_GPU_BAD_PAGE_MAPPED);
 		schedule_work(&nvdev->bad_page_work);
@@ -577,6 +587,7 @@ static int bad_page_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
 	*pgoff = page;
 	return 0;
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bad_page_to_pgoff);
 
 /**
  * nvgrace_gpu_zap_bad_pages() - take pages that went bad out of all mappings
@@ -611,6 +622,7 @@ void nvgrace_gpu_zap_bad_pages(struct work_struct *work)
 	}
 	up_write(&nvdev->core.memory_lock);
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_zap_bad_pages);
 
 /**
  * nvgrace_gpu_watch_bad_pages() - have mm tell of pages that go bad
@@ -631,7 +643,7 @@ int nvgrace_gpu_watch_bad_pages(struct nvgrace_gpu_device *nvdev)
 			.node.start = PHYS_PFN(region->base),
 			.node.last = PHYS_PFN(region->base + region->backed) - 1,
 			.mapping = nvdev->core.vdev.inode->i_mapping,
-			.pfn_to_vma_pgoff = bad_page_to_pgoff,
+			.pfn_to_vma_pgoff = nvgrace_gpu_bad_page_to_pgoff,
 		};
 		ret = register_pfn_address_space(space);
 		if (ret == -EOPNOTSUPP)
@@ -646,6 +658,7 @@ int nvgrace_gpu_watch_bad_pages(struct nvgrace_gpu_device *nvdev)
 	}
 	return 0;
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_watch_bad_pages);
 
 /**
  * nvgrace_gpu_unwatch_bad_pages() - take back what nvgrace_gpu_watch_bad_pages() did
@@ -662,6 +675,7 @@ void nvgrace_gpu_unwatch_bad_pages(struct nvgrace_gpu_device *nvdev)
 		unregister_pfn_address_space(&nvdev->spaces[--nvdev->nr_spaces]);
 	flush_work(&nvdev->bad_page_work);
 }
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_unwatch_bad_pages);
 
 #ifdef NVGRACE_GPU_HAVE_DMABUF
 /**

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * mmap() of a region: what is let through, the VMA, and what a fault maps
+ * mmap() of a region: what is let through, the VMA, what a fault maps, and what
+ * takes it away
  *
  * The mappings and the faults are real, in a file of the test's own. Nobody
  * touches what is mapped, so there need not be any memory.
@@ -76,10 +77,13 @@ static int fixture_init(struct kunit *test)
 	init_rwsem(&f->nvdev.ready_lock);
 	xa_init(&f->nvdev.bad_pages);
 	f->nvdev.ready = NVGRACE_GPU_READY;
+	INIT_WORK(&f->nvdev.bad_page_work, nvgrace_gpu_zap_bad_pages);
+	f->pdev.dev.init_name = test->name;
 	f->nvdev.core.pdev = &f->pdev;
 	f->nvdev.nr_regions = 2;
 	/* usemem has a hole of 512 MiB, resmem has none. */
 	f->nvdev.regions[0] = (struct nvgrace_gpu_region) {
+		.name = "usemem",
 		.index = VFIO_PCI_BAR2_REGION_INDEX,
 		.cacheable = true,
 		.base = BASE,
@@ -87,6 +91,7 @@ static int fixture_init(struct kunit *test)
 		.bar_size = GIB(2),
 	};
 	f->nvdev.regions[1] = (struct nvgrace_gpu_region) {
+		.name = "resmem",
 		.index = VFIO_PCI_BAR4_REGION_INDEX,
 		.cacheable = false,
 		.base = BASE + BACKED,
@@ -94,11 +99,22 @@ static int fixture_init(struct kunit *test)
 		.bar_size = GIB(1),
 	};
 	f->file = open_file(test, O_RDWR);
+	f->nvdev.core.vdev.inode = file_inode(f->file);
 
 	/* Gives the test a user address space. */
 	KUNIT_ASSERT_NE(test, 0, kunit_vm_mmap(test, NULL, 0, PAGE_SIZE, PROT_READ,
 					       MAP_ANONYMOUS | MAP_PRIVATE, 0));
 	return 0;
+}
+
+static void fixture_exit(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+
+	if (!f)
+		return;
+	flush_work(&f->nvdev.bad_page_work);
+	xa_destroy(&f->nvdev.bad_pages);
 }
 
 /* ---- What a mapping may cover ---- */
@@ -413,6 +429,259 @@ static void fault_without_a_region(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fault(USER), -EFAULT);
 }
 
+/* ---- Zapping ---- */
+
+static void zapped_and_back_by_fault(struct kunit *test)
+{
+	const unsigned long usemem = USER, resmem = USER + GIB(2);
+	struct fixture *f = test->priv;
+
+	KUNIT_ASSERT_EQ(test, usemem, map(test, 2, BACKED - PAGE_SIZE, 0, PAGE_SIZE));
+	KUNIT_ASSERT_EQ(test, resmem, map(test, 4, 0, GIB(2), PAGE_SIZE));
+	KUNIT_ASSERT_EQ(test, fault(usemem), 0);
+	KUNIT_ASSERT_EQ(test, fault(resmem), 0);
+
+	nvgrace_gpu_zap_regions(&f->nvdev);
+	KUNIT_EXPECT_EQ(test, mapped(test, usemem), 0);
+	KUNIT_EXPECT_EQ(test, mapped(test, resmem), 0);
+
+	KUNIT_EXPECT_EQ(test, fault(usemem), 0);
+	KUNIT_EXPECT_EQ(test, fault(resmem), 0);
+	KUNIT_EXPECT_EQ(test, mapped(test, usemem), BASE + BACKED - PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, mapped(test, resmem), BASE + BACKED);
+}
+
+/* ---- Pages that go bad ---- */
+
+/* What mm does of a page that went bad, for the mapping at an address. */
+static int goes_bad(struct kunit *test, unsigned long addr, phys_addr_t phys,
+		    pgoff_t *pgoff)
+{
+	struct vm_area_struct *vma;
+	int ret = -ENOENT;
+
+	mmap_read_lock(current->mm);
+	vma = vma_lookup(current->mm, addr);
+	KUNIT_EXPECT_NOT_NULL(test, vma);
+	if (vma)
+		ret = nvgrace_gpu_bad_page_to_pgoff(vma, PHYS_PFN(phys), pgoff);
+	mmap_read_unlock(current->mm);
+	return ret;
+}
+
+struct pgoff_case {
+	const char *name;
+	unsigned int bar;
+	phys_addr_t phys;
+	int ret;
+	u64 offset;
+};
+
+/* Two pages of a BAR are mapped, and the last page of its memory follows. */
+#define MAPPED(backed)	((backed) - 3 * PAGE_SIZE)
+
+static const struct pgoff_case pgoff_cases[] = {
+	{ "first page", 2, BASE + MAPPED(BACKED), 0, MAPPED(BACKED) },
+	{ "last page", 2, BASE + MAPPED(BACKED) + PAGE_SIZE, 0, MAPPED(BACKED) + PAGE_SIZE },
+	{ "the page before", 2, BASE + MAPPED(BACKED) - PAGE_SIZE, -EFAULT },
+	{ "the page behind", 2, BASE + BACKED - PAGE_SIZE, -EFAULT },
+	{ "the other region's first page", 2, BASE + BACKED, -EFAULT },
+	{ "the region's first page", 2, BASE, -EFAULT },
+	{ "the page before the region", 2, BASE - PAGE_SIZE, -EFAULT },
+	{ "the first page there is", 2, 0, -EFAULT },
+	{ "first page of resmem", 4, BASE + BACKED + MAPPED(GIB(1)), 0, MAPPED(GIB(1)) },
+	{ "last page of resmem", 4, BASE + BACKED + MAPPED(GIB(1)) + PAGE_SIZE, 0,
+	  MAPPED(GIB(1)) + PAGE_SIZE },
+	{ "the page behind all memory", 4, BASE + BACKED + GIB(1), -EFAULT },
+	{ "the page before resmem", 4, BASE + BACKED - PAGE_SIZE, -EFAULT },
+};
+
+KUNIT_ARRAY_PARAM_DESC(pgoff, pgoff_cases, name);
+
+static void where_a_bad_page_is_mapped(struct kunit *test)
+{
+	const struct pgoff_case *c = test->param_value;
+	u64 backed = c->bar == 2 ? BACKED : GIB(1);
+	struct fixture *f = test->priv;
+	pgoff_t pgoff = 0;
+
+	KUNIT_ASSERT_EQ(test, USER,
+			map(test, c->bar, MAPPED(backed), 0, 2 * PAGE_SIZE));
+	KUNIT_EXPECT_EQ(test, goes_bad(test, USER, c->phys, &pgoff), c->ret);
+	if (!c->ret)
+		KUNIT_EXPECT_EQ(test, (u64)pgoff << PAGE_SHIFT,
+				VFIO_PCI_INDEX_TO_OFFSET(c->bar) + c->offset);
+	flush_work(&f->nvdev.bad_page_work);
+	/* Remembered if it is one of the mapping's, and nothing besides. */
+	KUNIT_EXPECT_EQ(test, !c->ret, !xa_empty(&f->nvdev.bad_pages));
+	KUNIT_EXPECT_EQ(test, !c->ret,
+			!!xa_load(&f->nvdev.bad_pages, PHYS_PFN(c->phys)));
+}
+
+static void a_mapping_of_no_region_has_no_bad_pages(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	pgoff_t pgoff;
+
+	KUNIT_ASSERT_EQ(test, USER, map(test, 2, 0, 0, PAGE_SIZE));
+	f->nvdev.nr_regions = 0;
+	KUNIT_EXPECT_EQ(test, goes_bad(test, USER, BASE, &pgoff), -EFAULT);
+	KUNIT_EXPECT_TRUE(test, xa_empty(&f->nvdev.bad_pages));
+}
+
+/* Twice mapped, in a block each; its neighbours come back, and it does not. */
+static void bad_page_leaves_all_mappings(struct kunit *test)
+{
+	const unsigned long maps[] = { USER, USER + GIB(2) };
+	const unsigned long at = 3 * PAGE_SIZE;
+	struct fixture *f = test->priv;
+	pgoff_t pgoff;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(maps); i++) {
+		KUNIT_ASSERT_EQ(test, maps[i], map(test, 2, 0, maps[i] - USER, PMD_SIZE));
+		KUNIT_ASSERT_EQ(test, fault(maps[i] + at), 0);
+		KUNIT_ASSERT_EQ(test, mapped(test, maps[i] + at), BASE + at);
+	}
+
+	KUNIT_ASSERT_EQ(test, goes_bad(test, maps[0], BASE + at, &pgoff), 0);
+	flush_work(&f->nvdev.bad_page_work);
+
+	for (i = 0; i < ARRAY_SIZE(maps); i++) {
+		KUNIT_EXPECT_EQ(test, mapped(test, maps[i] + at), 0);
+		KUNIT_EXPECT_EQ(test, fault(maps[i] + at), -EFAULT);
+		KUNIT_EXPECT_EQ(test, fault(maps[i] + at - PAGE_SIZE), 0);
+		KUNIT_EXPECT_EQ(test, fault(maps[i] + at + PAGE_SIZE), 0);
+		KUNIT_EXPECT_EQ(test, mapped(test, maps[i] + at), 0);
+		expect_mapped(test, maps[i] + at + PAGE_SIZE, maps[i] + at + 2 * PAGE_SIZE,
+			      BASE + at + PAGE_SIZE);
+		KUNIT_EXPECT_EQ(test, mapped(test, maps[i] + at - PAGE_SIZE),
+				BASE + at - PAGE_SIZE);
+	}
+}
+
+/* The last page of the other region: each is zapped at its own offset. */
+static void bad_page_of_resmem(struct kunit *test)
+{
+	const phys_addr_t phys = BASE + BACKED + GIB(1) - PAGE_SIZE;
+	struct fixture *f = test->priv;
+	pgoff_t pgoff;
+
+	KUNIT_ASSERT_EQ(test, USER, map(test, 4, GIB(1) - 2 * PAGE_SIZE, 0,
+					2 * PAGE_SIZE));
+	KUNIT_ASSERT_EQ(test, fault(USER), 0);
+	KUNIT_ASSERT_EQ(test, fault(USER + PAGE_SIZE), 0);
+	KUNIT_ASSERT_EQ(test, goes_bad(test, USER, phys, &pgoff), 0);
+	flush_work(&f->nvdev.bad_page_work);
+	KUNIT_EXPECT_EQ(test, mapped(test, USER), phys - PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, mapped(test, USER + PAGE_SIZE), 0);
+}
+
+static vm_fault_t fault_result(struct kunit *test, unsigned long addr,
+			       unsigned int order)
+{
+	struct fixture *f = test->priv;
+	vm_fault_t ret = 0;
+
+	mmap_read_lock(current->mm);
+	down_read(&f->nvdev.core.memory_lock);
+	down_read(&f->nvdev.ready_lock);
+	{
+		struct vm_fault vmf = {
+			.vma = vma_lookup(current->mm, addr),
+			.address = addr,
+		};
+
+		KUNIT_EXPECT_NOT_NULL(test, vmf.vma);
+		if (vmf.vma)
+			ret = nvgrace_gpu_region_fault(&f->nvdev, &vmf, order);
+	}
+	up_read(&f->nvdev.ready_lock);
+	up_read(&f->nvdev.core.memory_lock);
+	mmap_read_unlock(current->mm);
+	return ret;
+}
+
+/* The second of three blocks begins and ends with a bad page. */
+static void fault_around_bad_pages(struct kunit *test)
+{
+	const unsigned long first = USER + PMD_SIZE;
+	const unsigned long last = first + PMD_SIZE - PAGE_SIZE;
+	struct fixture *f = test->priv;
+	pgoff_t pgoff;
+
+	KUNIT_ASSERT_EQ(test, USER, map(test, 2, 0, 0, 3 * PMD_SIZE));
+	KUNIT_ASSERT_EQ(test, goes_bad(test, USER, BASE + PMD_SIZE, &pgoff), 0);
+	KUNIT_ASSERT_EQ(test, goes_bad(test, USER, BASE + 2 * PMD_SIZE - PAGE_SIZE,
+				       &pgoff), 0);
+	flush_work(&f->nvdev.bad_page_work);
+
+	KUNIT_EXPECT_EQ(test, fault_result(test, first, 0), VM_FAULT_HWPOISON);
+	KUNIT_EXPECT_EQ(test, fault_result(test, last, 0), VM_FAULT_HWPOISON);
+	if (IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP))
+		KUNIT_EXPECT_EQ(test, fault_result(test, first + PAGE_SIZE, PMD_ORDER),
+				VM_FAULT_FALLBACK);
+
+	KUNIT_EXPECT_EQ(test, fault(first + PAGE_SIZE), 0);
+	expect_mapped(test, first + PAGE_SIZE, first + 2 * PAGE_SIZE,
+		      BASE + PMD_SIZE + PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, fault(last - PAGE_SIZE), 0);
+	expect_mapped(test, last - PAGE_SIZE, last,
+		      BASE + 2 * PMD_SIZE - 2 * PAGE_SIZE);
+
+	/* Whole blocks on either side, which the bad ones do not belong to. */
+	need_huge_entries(test);
+	KUNIT_EXPECT_EQ(test, fault(first - 1), 0);
+	expect_mapped(test, USER, first, BASE);
+	KUNIT_EXPECT_EQ(test, fault(last + PAGE_SIZE), 0);
+	expect_mapped(test, last + PAGE_SIZE, USER + 3 * PMD_SIZE, BASE + 2 * PMD_SIZE);
+}
+
+/* mm knows both regions, or none where it has no use for them; then none again. */
+static void watched_and_let_go(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	int again;
+
+	for (again = 0; again < 2; again++) {
+		KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_bad_pages(&f->nvdev), 0);
+		KUNIT_EXPECT_TRUE(test, !f->nvdev.nr_spaces || f->nvdev.nr_spaces == 2);
+		nvgrace_gpu_unwatch_bad_pages(&f->nvdev);
+		KUNIT_EXPECT_EQ(test, f->nvdev.nr_spaces, 0);
+	}
+}
+
+/* Only its second region is taken: the first one must not stay registered. */
+static void somebody_else_watches(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct nvgrace_gpu_device *other;
+
+	other = kunit_kzalloc(test, sizeof(*other), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, other);
+	INIT_WORK(&other->bad_page_work, nvgrace_gpu_zap_bad_pages);
+	other->core.pdev = &f->pdev;
+	other->core.vdev.inode = f->nvdev.core.vdev.inode;
+	memcpy(other->regions, f->nvdev.regions, sizeof(other->regions));
+	other->nr_regions = 2;
+	other->regions[0].base = BASE + GIB(16);
+
+	KUNIT_ASSERT_EQ(test, nvgrace_gpu_watch_bad_pages(&f->nvdev), 0);
+	if (!f->nvdev.nr_spaces)
+		kunit_skip(test, "this kernel does not know of memory without struct pages");
+
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_bad_pages(other), -EBUSY);
+	KUNIT_EXPECT_EQ(test, other->nr_spaces, 0);
+
+	other->nr_regions = 1;
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_bad_pages(other), 0);
+	KUNIT_EXPECT_EQ(test, other->nr_spaces, 1);
+	nvgrace_gpu_unwatch_bad_pages(other);
+
+	KUNIT_EXPECT_EQ(test, f->nvdev.nr_spaces, 2);
+	nvgrace_gpu_unwatch_bad_pages(&f->nvdev);
+}
+
 /* ---- Region info ---- */
 
 KUNIT_DEFINE_ACTION_WRAPPER(free_caps, kfree, const void *);
@@ -462,6 +731,14 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(fault_maps_the_last_page),
 	KUNIT_CASE_PARAM(fault_by_power_state, awake_gen_params),
 	KUNIT_CASE(fault_without_a_region),
+	KUNIT_CASE(zapped_and_back_by_fault),
+	KUNIT_CASE_PARAM(where_a_bad_page_is_mapped, pgoff_gen_params),
+	KUNIT_CASE(a_mapping_of_no_region_has_no_bad_pages),
+	KUNIT_CASE(bad_page_leaves_all_mappings),
+	KUNIT_CASE(bad_page_of_resmem),
+	KUNIT_CASE(fault_around_bad_pages),
+	KUNIT_CASE(watched_and_let_go),
+	KUNIT_CASE(somebody_else_watches),
 	KUNIT_CASE(info_says_what_can_be_mapped),
 	{}
 };
@@ -469,6 +746,7 @@ static struct kunit_case cases[] = {
 static struct kunit_suite suite = {
 	.name = "nvgrace_gpu_mmap",
 	.init = fixture_init,
+	.exit = fixture_exit,
 	.test_cases = cases,
 };
 
