@@ -93,7 +93,7 @@ static void expect_read(struct kunit *test, struct config *config, u64 pos,
 	u8 buf[CONFIG_SIZE];
 
 	config_access(test, config, pos, count, buf, false);
-	KUNIT_EXPECT_MEMEQ_MSG(test, buf, config->bytes + pos, count,
+	KUNIT_ASSERT_MEMEQ_MSG(test, buf, config->bytes + pos, count,
 			       "read of %zu bytes at 0x%llx", count, pos);
 }
 
