@@ -138,8 +138,9 @@ to_nvgrace_gpu(struct vfio_pci_core_device *core)
 }
 
 /*
- * The user moves the device to D3 and back with memory_lock held for write. The
- * kernel's own runtime suspend does without, and is told by pm_runtime_engaged.
+ * The user moves the device to D3 and back with memory_lock held for write. Runtime
+ * suspend does without: who asks either knows from pm_runtime_engaged that there is
+ * none, or holds a runtime PM reference.
  */
 static inline bool nvgrace_gpu_in_d3(const struct vfio_pci_core_device *core)
 {
@@ -157,6 +158,7 @@ int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev);
 int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev);
 void nvgrace_gpu_ready_lost(struct nvgrace_gpu_device *nvdev,
 			    enum nvgrace_gpu_ready_state state);
+void nvgrace_gpu_ready_unknown(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_wait_ready(struct nvgrace_gpu_device *nvdev);
 

@@ -124,7 +124,7 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 
 	/* Whether or not that could reset the device, the last user is gone. */
 	reset_bars(nvdev);
-	nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_TRAINING);
+	nvgrace_gpu_ready_unknown(nvdev);
 
 	if (!nvdev->nr_regions)
 		return 0;
@@ -167,6 +167,8 @@ static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 	nvgrace_gpu_unwatch_bad_pages(nvdev);
 	return_barmap(nvdev);
 	vfio_pci_core_close_device(core_vdev);
+	/* That resets the device, and announces it to nobody. */
+	nvgrace_gpu_ready_unknown(nvdev);
 }
 
 static int nvgrace_gpu_get_region_info(struct vfio_device *core_vdev,
@@ -256,17 +258,37 @@ static int write_bar(struct nvgrace_gpu_device *nvdev,
 	return 0;
 }
 
-/* A GPU that comes out of D3 may have to train its link and memory again. */
+/*
+ * A GPU that comes out of D3 may have to train its link and memory again. That is
+ * noted on the way in, too: on the way out there would be a moment without.
+ */
 static ssize_t write_core_config(struct nvgrace_gpu_device *nvdev,
 				 const char __user *buf, size_t count,
 				 loff_t *ppos)
 {
-	pci_power_t before = READ_ONCE(nvdev->core.pdev->current_state);
+	const pci_power_t *state = &nvdev->core.pdev->current_state;
+	pci_power_t before = READ_ONCE(*state);
 	ssize_t ret;
 
 	ret = vfio_pci_core_write(&nvdev->core.vdev, buf, count, ppos);
-	if (before != PCI_D0)
-		nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_TRAINING);
+	if (before != PCI_D0 || READ_ONCE(*state) != PCI_D0)
+		nvgrace_gpu_ready_unknown(nvdev);
+	return ret;
+}
+
+/* The same for the D3 that the kernel may put it in, with its user's leave. */
+static int nvgrace_gpu_device_feature(struct vfio_device *core_vdev, u32 flags,
+				      void __user *arg, size_t argsz)
+{
+	int ret;
+
+	ret = vfio_pci_core_ioctl_feature(core_vdev, flags, arg, argsz);
+
+	switch (flags & VFIO_DEVICE_FEATURE_MASK) {
+	case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY:
+	case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP:
+		nvgrace_gpu_ready_unknown(to_nvdev(core_vdev));
+	}
 	return ret;
 }
 
@@ -330,6 +352,9 @@ static ssize_t region_rw(struct nvgrace_gpu_device *nvdev,
 		ret = nvgrace_gpu_wait_ready(nvdev);
 	} while (!ret);
 
+	/* Back to sleep, if that is where it was. */
+	if (READ_ONCE(nvdev->core.pm_runtime_engaged))
+		nvgrace_gpu_ready_unknown(nvdev);
 	pm_runtime_put(dev);
 	return ret;
 }
@@ -379,8 +404,6 @@ static void count_fault(struct nvgrace_gpu_device *nvdev, unsigned int order,
 		what = !order ? NVGRACE_GPU_FAULT_PAGE :
 		       order == PMD_ORDER ? NVGRACE_GPU_FAULT_PMD :
 					    NVGRACE_GPU_FAULT_PUD;
-	else if (ret == VM_FAULT_RETRY)
-		what = NVGRACE_GPU_FAULT_WAITED;
 	else if (ret != VM_FAULT_FALLBACK)
 		what = NVGRACE_GPU_FAULT_REFUSED;
 	else
@@ -395,10 +418,11 @@ static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
 {
 	struct file *file;
 
+	atomic_long_inc(&nvdev->faults[NVGRACE_GPU_FAULT_WAITED]);
 	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
 		return VM_FAULT_RETRY;
 
-	/* The mapping can go meanwhile, and the device with it. */
+	/* The mapping can go meanwhile, and then the device after fput(). */
 	file = get_file(vmf->vma->vm_file);
 	release_fault_lock(vmf);
 	/* If it can't be used, the next try finds out. */
@@ -420,11 +444,12 @@ static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
 			    struct vm_fault *vmf, unsigned int order)
 {
 	bool may_retry = vmf->flags & FAULT_FLAG_ALLOW_RETRY;
-	vm_fault_t ret = VM_FAULT_SIGBUS;
-	bool ready = true;
 	int err;
 
 	do {
+		vm_fault_t ret = VM_FAULT_SIGBUS;
+		bool ready = true;
+
 		if (!down_read_trylock(&nvdev->core.memory_lock)) {
 			if (may_retry)
 				return wait_and_retry(nvdev, vmf);
@@ -446,10 +471,11 @@ static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
 
 		/* It may have got ready since somebody looked last. */
 		err = nvgrace_gpu_poll_ready(nvdev);
-	} while (!err);
+		if (may_retry && (err == -EBUSY || err == -EAGAIN))
+			return wait_and_retry(nvdev, vmf);
+		cond_resched();
+	} while (!err || err == -EBUSY);
 
-	if (may_retry && (err == -EBUSY || err == -EAGAIN))
-		return wait_and_retry(nvdev, vmf);
 	return VM_FAULT_SIGBUS;
 }
 
@@ -460,7 +486,9 @@ static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 	vm_fault_t ret;
 
 	ret = try_fault(nvdev, vmf, order);
-	count_fault(nvdev, order, ret);
+	/* With the fault's lock released there may be no device any more. */
+	if (ret != VM_FAULT_RETRY)
+		count_fault(nvdev, order, ret);
 	return ret;
 }
 
@@ -507,7 +535,7 @@ static const struct vfio_device_ops nvgrace_gpu_ops = {
 	.open_device	= nvgrace_gpu_open_device,
 	.close_device	= nvgrace_gpu_close_device,
 	.ioctl		= nvgrace_gpu_ioctl,
-	.device_feature	= vfio_pci_core_ioctl_feature,
+	.device_feature	= nvgrace_gpu_device_feature,
 	.read		= nvgrace_gpu_read,
 	.write		= nvgrace_gpu_write,
 	.mmap		= nvgrace_gpu_mmap,
@@ -629,11 +657,13 @@ static void begin_reset(struct nvgrace_gpu_device *nvdev)
 	nvgrace_gpu_zap_regions(nvdev);
 }
 
+/* What came in between, because the reset was not announced or took too long, goes. */
 static void end_reset(struct nvgrace_gpu_device *nvdev)
 {
 	reset_bars(nvdev);
 	atomic_long_inc(&nvdev->resets);
 	nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_TRAINING);
+	nvgrace_gpu_zap_regions(nvdev);
 }
 
 /*
@@ -661,17 +691,31 @@ static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
 	return vfio_pci_core_aer_err_detected(pdev, state);
 }
 
+/* An error that was not fatal to this device may have been to its neighbour. */
+static pci_ers_result_t nvgrace_gpu_slot_reset(struct pci_dev *pdev)
+{
+	end_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+	return PCI_ERS_RESULT_NONE;
+}
+
 static void nvgrace_gpu_error_resume(struct pci_dev *pdev)
 {
 	struct nvgrace_gpu_device *nvdev =
 		to_nvgrace_gpu(dev_get_drvdata(&pdev->dev));
 
-	if (READ_ONCE(nvdev->ready) == NVGRACE_GPU_RESETTING)
+	if (READ_ONCE(nvdev->ready) == NVGRACE_GPU_RESETTING) {
 		end_reset(nvdev);
+		return;
+	}
+
+	/* The user may have reset it himself before AER did. */
+	nvgrace_gpu_ready_unknown(nvdev);
+	nvgrace_gpu_zap_regions(nvdev);
 }
 
 static const struct pci_error_handlers nvgrace_gpu_err_handlers = {
 	.error_detected	= nvgrace_gpu_error_detected,
+	.slot_reset	= nvgrace_gpu_slot_reset,
 	.resume		= nvgrace_gpu_error_resume,
 	.reset_prepare	= nvgrace_gpu_reset_prepare,
 	.reset_done	= nvgrace_gpu_reset_done,

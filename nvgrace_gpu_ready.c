@@ -13,6 +13,7 @@
 #include <linux/jiffies.h>
 #include <linux/mm.h>
 #include <linux/pci.h>
+#include <linux/pm_runtime.h>
 #include <linux/sched/signal.h>
 
 #include "nvgrace_gpu.h"
@@ -145,7 +146,8 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
  * A GPU that is ready costs two register reads.
  *
  * Context: Process context, sleeps for 30 s at most; ends early if the task is
- * killed.
+ * killed. The PCI core may probe in a worker, and does for a device of a NUMA node
+ * with CPUs: then whoever binds the device can't be seen to be killed, and waits.
  * Return: 0; -ETIME if it does not get ready; -ENODEV if it does not answer, or has
  * no BAR0 with the registers; -EINTR if the task was killed; or what the PCI core
  * says when it enables the device. All but -EINTR are logged.
@@ -186,12 +188,21 @@ out_disable:
 	return ret;
 }
 
+static void set_not_ready(struct nvgrace_gpu_device *nvdev,
+			  enum nvgrace_gpu_ready_state state)
+{
+	lockdep_assert_held_write(&nvdev->ready_lock);
+
+	nvdev->ready = state;
+	nvdev->ready_limit = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
+}
+
 /**
- * nvgrace_gpu_ready_lost() - what was known of the GPU's memory holds no longer
+ * nvgrace_gpu_ready_lost() - a reset begins or ends
  * @nvdev: the device
  * @state: %NVGRACE_GPU_RESETTING if a reset is about to begin, so that what the
  *	registers say until it is over means nothing; %NVGRACE_GPU_TRAINING if it is
- *	over, or if training may have been lost otherwise
+ *	over
  *
  * When this returns nobody uses the memory any more on the strength of what was
  * known, but for mappings, which the caller zaps. The time that the GPU has to get
@@ -203,11 +214,63 @@ void nvgrace_gpu_ready_lost(struct nvgrace_gpu_device *nvdev,
 			    enum nvgrace_gpu_ready_state state)
 {
 	down_write(&nvdev->ready_lock);
-	nvdev->ready = state;
-	nvdev->ready_limit = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
+	set_not_ready(nvdev, state);
 	up_write(&nvdev->ready_lock);
 }
 EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_ready_lost);
+
+/**
+ * nvgrace_gpu_ready_unknown() - the GPU may have lost its training, as in D3
+ * @nvdev: the device
+ *
+ * As nvgrace_gpu_ready_lost(), but while a reset is going on it has the last word.
+ *
+ * Context: Process context, may sleep; memory_lock may be held, or not.
+ */
+void nvgrace_gpu_ready_unknown(struct nvgrace_gpu_device *nvdev)
+{
+	down_write(&nvdev->ready_lock);
+	if (nvdev->ready != NVGRACE_GPU_RESETTING)
+		set_not_ready(nvdev, NVGRACE_GPU_TRAINING);
+	up_write(&nvdev->ready_lock);
+}
+EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_ready_unknown);
+
+static int look_in_d0(struct nvgrace_gpu_device *nvdev,
+		      struct nvgrace_gpu_training *training)
+{
+	struct pci_dev *pdev = nvdev->core.pdev;
+	u32 low, high;
+	u16 command;
+	int ret;
+
+	pci_read_config_word(pdev, PCI_COMMAND, &command);
+	if (PCI_POSSIBLE_ERROR(command))
+		return -ENODEV;
+
+	/*
+	 * AER leaves config space as the reset left it. To turn memory on with
+	 * that in BAR0 would have the GPU answer in somebody else's place.
+	 */
+	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_0, &low);
+	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_1, &high);
+	if (low != nvdev->core.rbar[0] || high != nvdev->core.rbar[1])
+		return -EAGAIN;
+
+	if (!(command & PCI_COMMAND_MEMORY))
+		pci_write_config_word(pdev, PCI_COMMAND,
+				      command | PCI_COMMAND_MEMORY);
+
+	ret = read_training(pdev, nvdev->core.barmap[0], training);
+
+	/* An interrupt may have been masked meanwhile, in another bit. */
+	if (!(command & PCI_COMMAND_MEMORY)) {
+		pci_read_config_word(pdev, PCI_COMMAND, &command);
+		pci_write_config_word(pdev, PCI_COMMAND,
+				      command & ~PCI_COMMAND_MEMORY);
+	}
+	return ret;
+}
 
 /**
  * nvgrace_gpu_look() - look whether the GPU is ready
@@ -218,34 +281,32 @@ EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_ready_lost);
  * no reason not to get at the coherent memory: it is on for the time of a look.
  *
  * Context: Process context, memory_lock held for write.
- * Return: 0 if it is; -EAGAIN if not yet; -EIO if it is in D3; -ENODEV if it is gone.
+ * Return: 0 if it is; -EAGAIN if not yet, also if its BARs are yet to be restored;
+ * -EIO if it sleeps; -ENODEV if it is gone.
  */
 VISIBLE_IF_KUNIT int nvgrace_gpu_look(struct nvgrace_gpu_device *nvdev,
 				      struct nvgrace_gpu_training *training)
 {
-	struct pci_dev *pdev = nvdev->core.pdev;
-	u16 command;
-	int ret;
+	struct device *dev = &nvdev->core.pdev->dev;
+	int active, ret;
 
 	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_look, nvdev, training);
 
 	lockdep_assert_held_write(&nvdev->core.memory_lock);
 
+	/* Runtime suspend does without memory_lock: keep it out, or leave it alone. */
+	active = pm_runtime_get_if_active(dev);
+	if (!active)
+		return nvdev->core.pm_runtime_engaged ? -EIO : -EAGAIN;
+
 	if (nvgrace_gpu_in_d3(&nvdev->core))
-		return -EIO;
+		ret = -EIO;
+	else
+		ret = look_in_d0(nvdev, training);
 
-	pci_read_config_word(pdev, PCI_COMMAND, &command);
-	if (PCI_POSSIBLE_ERROR(command))
-		return -ENODEV;
-
-	if (!(command & PCI_COMMAND_MEMORY))
-		pci_write_config_word(pdev, PCI_COMMAND,
-				      command | PCI_COMMAND_MEMORY);
-
-	ret = read_training(pdev, nvdev->core.barmap[0], training);
-
-	if (!(command & PCI_COMMAND_MEMORY))
-		pci_write_config_word(pdev, PCI_COMMAND, command);
+	/* An error means that there is no runtime PM for the device. */
+	if (active > 0)
+		pm_runtime_put(dev);
 	return ret;
 }
 EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_look);
@@ -257,11 +318,14 @@ EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_look);
  * Context: Process context, memory_lock not held; does not wait for it.
  * Return: 0 if it can; -EBUSY if somebody holds memory_lock, for a reset perhaps,
  * and -EAGAIN if the GPU is not ready but has time left: look again in a while;
- * -EIO if its time is over, or it is in D3, or gone.
+ * -EIO if its time is over, or it sleeps, or is gone.
  */
 int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev)
 {
-	struct nvgrace_gpu_training training = {};
+	struct nvgrace_gpu_training training = {
+		.link = (u32)PCI_ERROR_RESPONSE,
+		.memory = (u32)PCI_ERROR_RESPONSE,
+	};
 	int ret = -EAGAIN;
 	bool last;
 
@@ -273,13 +337,14 @@ int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev)
 		return -EBUSY;
 	down_read(&nvdev->ready_lock);
 
+	/* A reset that was not seen to end in that time has failed. */
 	last = time_after_eq(jiffies, nvdev->ready_limit);
-	if (nvdev->ready == NVGRACE_GPU_TRAINING) {
+	if (nvdev->ready == NVGRACE_GPU_READY) {
+		ret = 0;
+	} else if (nvdev->ready == NVGRACE_GPU_TRAINING || last) {
 		ret = nvgrace_gpu_look(nvdev, &training);
 		if (!ret)
 			WRITE_ONCE(nvdev->ready, NVGRACE_GPU_READY);
-	} else if (nvdev->ready == NVGRACE_GPU_READY) {
-		ret = 0;
 	}
 
 	up_read(&nvdev->ready_lock);

@@ -134,8 +134,10 @@ static const struct poll_case poll_cases[] = {
 	{ "gone", NVGRACE_GPU_TRAINING, -ENODEV, false, -EIO, NVGRACE_GPU_TRAINING, 1 },
 	/* What the registers say before the reset means nothing after it. */
 	{ "in reset", NVGRACE_GPU_RESETTING, 0, false, -EAGAIN, NVGRACE_GPU_RESETTING, 0 },
-	{ "in reset for ever", NVGRACE_GPU_RESETTING, 0, true, -EIO,
-	  NVGRACE_GPU_RESETTING, 0 },
+	{ "in reset for ever", NVGRACE_GPU_RESETTING, -EAGAIN, true, -EIO,
+	  NVGRACE_GPU_RESETTING, 1 },
+	{ "reset was not seen to end", NVGRACE_GPU_RESETTING, 0, true, 0,
+	  NVGRACE_GPU_READY, 1 },
 };
 
 KUNIT_ARRAY_PARAM_DESC(poll, poll_cases, name);
@@ -152,6 +154,34 @@ static void look_once(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready, c->after);
 	KUNIT_EXPECT_EQ(test, gpu->looks, c->looks);
 	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.core.memory_lock));
+	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.ready_lock));
+}
+
+struct unknown_case {
+	const char *name;
+	enum nvgrace_gpu_ready_state before, after;
+	bool anew;
+};
+
+static const struct unknown_case unknown_cases[] = {
+	{ "ready", NVGRACE_GPU_READY, NVGRACE_GPU_TRAINING, true },
+	{ "not ready", NVGRACE_GPU_TRAINING, NVGRACE_GPU_TRAINING, true },
+	{ "in reset", NVGRACE_GPU_RESETTING, NVGRACE_GPU_RESETTING, false },
+};
+
+KUNIT_ARRAY_PARAM_DESC(unknown, unknown_cases, name);
+
+/* D3 makes the time that it has begin anew, and does not end a reset. */
+static void unknown_after_d3(struct kunit *test)
+{
+	const struct unknown_case *c = test->param_value;
+	struct waiting_gpu *gpu = new_gpu(test, c->before);
+	unsigned long limit = jiffies - 1;
+
+	gpu->nvdev.ready_limit = limit;
+	nvgrace_gpu_ready_unknown(&gpu->nvdev);
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready, c->after);
+	KUNIT_EXPECT_EQ(test, c->anew, gpu->nvdev.ready_limit != limit);
 	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.ready_lock));
 }
 
@@ -207,6 +237,7 @@ static void wait_has_a_limit(struct kunit *test)
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(carve_out_by_dvsec, dvsec_gen_params),
 	KUNIT_CASE_PARAM(look_once, poll_gen_params),
+	KUNIT_CASE_PARAM(unknown_after_d3, unknown_gen_params),
 	KUNIT_CASE(lock_is_not_waited_for),
 	KUNIT_CASE(wait_for_it),
 	KUNIT_CASE(wait_has_a_limit),

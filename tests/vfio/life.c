@@ -277,6 +277,49 @@ TEST_F_TIMEOUT(gpu, never_ready, 120)
 	EXPECT_EQ(VALUE, value);
 }
 
+struct touching {
+	pthread_t thread;
+	void *p;
+	int result;
+};
+
+static void *touch_thread(void *arg)
+{
+	struct touching *t = arg;
+
+	t->result = touch(t->p, false);
+	return NULL;
+}
+
+/* A thread of the same process waits, and its address space is not locked for that. */
+TEST_F(gpu, address_space_is_not_locked)
+{
+	struct touching t = { .p = self->map + PAGE };
+	long start;
+	void *p;
+
+	if (!can_reset(variant))
+		SKIP(return, "the bus of this GPU is not reset");
+
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	ASSERT_EQ(0, variant->reset(&self->v));
+	ASSERT_EQ(0, pthread_create(&t.thread, NULL, touch_thread, &t));
+	usleep(300000);
+
+	start = now_ms();
+	p = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	EXPECT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0, munmap(p, PAGE));
+	/* The very mapping, too. */
+	EXPECT_EQ(0, mprotect(self->map, MAPPED, PROT_READ));
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
+	EXPECT_EQ(EBUSY, pthread_tryjoin_np(t.thread, NULL));
+
+	ASSERT_TRUE(set_knob("ready", 1));
+	ASSERT_EQ(0, pthread_join(t.thread, NULL));
+	EXPECT_EQ(0, t.result);
+}
+
 /* A GPU that is off the bus is not waited for. */
 TEST_F(gpu, gone_while_waiting)
 {
@@ -461,6 +504,7 @@ TEST_F(power, runtime_suspend)
 		.hdr.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
 	};
 	uint64_t value = 0;
+	pthread_t thread;
 	long start = now_ms();
 
 	ASSERT_EQ(0, touch(self->map, true));
@@ -470,11 +514,24 @@ TEST_F(power, runtime_suspend)
 		usleep(10000);
 	ASSERT_EQ(3, knob("power_state"));
 	EXPECT_EQ(SIGBUS, touch(self->map, false));
+
+	/* Awake, it trains, each time anew. */
+	ASSERT_TRUE(set_knob("ready", 0));
+	start = now_ms();
+	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
 	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
 	EXPECT_EQ(VALUE, value);
+	pthread_join(thread, NULL);
+
 	entry.hdr.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
+	ASSERT_TRUE(set_knob("ready", 0));
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &entry));
+	start = now_ms();
+	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
 	EXPECT_EQ(0, touch(self->map, false));
+	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
+	pthread_join(thread, NULL);
 }
 
 /*
