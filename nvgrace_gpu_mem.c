@@ -551,10 +551,11 @@ EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_info);
  * @pfn: the page
  * @pgoff: the page in the offsets of the mapped file, as @vma->vm_pgoff is
  *
- * mm asks that of each mapping of the device, so as to tell each process the address
- * by which it has the page. It asks of nobody else, so a page that nobody has mapped
- * is not remembered; nor is it if there is no memory for that just now. Who uses the
- * page then finds it bad anew.
+ * mm asks that of the mappings of each process that it is to kill, so as to tell it
+ * the address by which it has the page: of who ran into it, and of those to be killed
+ * early. Of no other mapping it asks, so a page that only others have mapped is not
+ * remembered; nor is it if there is no memory for that just now. Who uses the page then
+ * finds it bad anew.
  *
  * Context: Atomic: i_mmap and RCU are locked. Mappings are zapped a little later.
  * Return: 0; -EFAULT if @vma does not cover the page.
