@@ -111,7 +111,7 @@ guest() {
 	initrd=$1 guest_dir=${GUEST_DIR:-/tmp}
 	shift
 	rm -f "$guest_dir/guest.log" "$guest_dir/guest.verdict"
-	timeout "${GUEST_TIMEOUT:-120}" qemu-system-aarch64 -M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m 512 \
+	timeout "${GUEST_TIMEOUT:-300}" qemu-system-aarch64 -M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m 512 \
 		-nodefaults -display none -no-reboot -kernel /Image -initrd "$initrd" \
 		-append 'console=ttyAMA0 panic=-1 quiet' -serial "file:$guest_dir/guest.log" \
 		-chardev "file,id=verdict,path=$guest_dir/guest.verdict" -device virtio-serial-pci,romfile= \

@@ -7,7 +7,7 @@
 
 gib=1073741824
 # Two share the host's CPUs.
-export BDF REGIONS SEED OTHER GUEST_TIMEOUT=240
+export BDF REGIONS SEED OTHER
 uptime_ms() { sed 's/ .*//; s/\.//; s/$/0/' /proc/uptime; }
 
 # pick GPU: what guest and host have to know of it.
