@@ -449,6 +449,12 @@ static void zapped_and_back_by_fault(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fault(resmem), 0);
 	KUNIT_EXPECT_EQ(test, mapped(test, usemem), BASE + BACKED - PAGE_SIZE);
 	KUNIT_EXPECT_EQ(test, mapped(test, resmem), BASE + BACKED);
+
+	/* Without a carve-out the other BAR is the device's own. */
+	f->nvdev.nr_regions = 1;
+	nvgrace_gpu_zap_regions(&f->nvdev);
+	KUNIT_EXPECT_EQ(test, mapped(test, usemem), 0);
+	KUNIT_EXPECT_EQ(test, mapped(test, resmem), BASE + BACKED);
 }
 
 /* ---- Pages that go bad ---- */
@@ -560,25 +566,42 @@ static void bad_page_leaves_all_mappings(struct kunit *test)
 	}
 }
 
-/* The last page of the other region: each is zapped at its own offset. */
-static void bad_page_of_resmem(struct kunit *test)
+struct edge_case {
+	const char *name;
+	unsigned int bar;
+	u64 pos;
+	unsigned int bad;
+};
+
+/* Two pages are mapped: of the one that goes bad nothing is left, the other stays. */
+static const struct edge_case edge_cases[] = {
+	{ "first page of usemem", 2, 0, 0 },
+	{ "last page of usemem", 2, BACKED - 2 * PAGE_SIZE, 1 },
+	{ "first page of resmem", 4, 0, 0 },
+	{ "last page of resmem", 4, GIB(1) - 2 * PAGE_SIZE, 1 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(edge, edge_cases, name);
+
+static void bad_page_at_the_edge(struct kunit *test)
 {
-	const phys_addr_t phys = BASE + BACKED + GIB(1) - PAGE_SIZE;
+	const struct edge_case *c = test->param_value;
+	const phys_addr_t phys = (c->bar == 2 ? BASE : BASE + BACKED) + c->pos;
+	const unsigned long bad = c->bad * PAGE_SIZE, good = PAGE_SIZE - bad;
 	struct fixture *f = test->priv;
 	pgoff_t pgoff;
 
-	KUNIT_ASSERT_EQ(test, USER, map(test, 4, GIB(1) - 2 * PAGE_SIZE, 0,
-					2 * PAGE_SIZE));
+	KUNIT_ASSERT_EQ(test, USER, map(test, c->bar, c->pos, 0, 2 * PAGE_SIZE));
 	KUNIT_ASSERT_EQ(test, fault(USER), 0);
 	KUNIT_ASSERT_EQ(test, fault(USER + PAGE_SIZE), 0);
-	KUNIT_ASSERT_EQ(test, goes_bad(test, USER, phys, &pgoff), 0);
+	KUNIT_ASSERT_EQ(test, goes_bad(test, USER, phys + bad, &pgoff), 0);
 	flush_work(&f->nvdev.bad_page_work);
-	KUNIT_EXPECT_EQ(test, mapped(test, USER), phys - PAGE_SIZE);
-	KUNIT_EXPECT_EQ(test, mapped(test, USER + PAGE_SIZE), 0);
+	KUNIT_EXPECT_EQ(test, mapped(test, USER + good), phys + good);
+	KUNIT_EXPECT_EQ(test, mapped(test, USER + bad), 0);
 }
 
-static vm_fault_t fault_result(struct kunit *test, unsigned long addr,
-			       unsigned int order)
+static bool fault_gives(struct kunit *test, unsigned long addr,
+			unsigned int order, vm_fault_t want)
 {
 	struct fixture *f = test->priv;
 	vm_fault_t ret = 0;
@@ -599,7 +622,7 @@ static vm_fault_t fault_result(struct kunit *test, unsigned long addr,
 	up_read(&f->nvdev.ready_lock);
 	up_read(&f->nvdev.core.memory_lock);
 	mmap_read_unlock(current->mm);
-	return ret;
+	return ret == want;
 }
 
 /* The second of three blocks begins and ends with a bad page. */
@@ -616,11 +639,11 @@ static void fault_around_bad_pages(struct kunit *test)
 				       &pgoff), 0);
 	flush_work(&f->nvdev.bad_page_work);
 
-	KUNIT_EXPECT_EQ(test, fault_result(test, first, 0), VM_FAULT_HWPOISON);
-	KUNIT_EXPECT_EQ(test, fault_result(test, last, 0), VM_FAULT_HWPOISON);
+	KUNIT_EXPECT_TRUE(test, fault_gives(test, first, 0, VM_FAULT_HWPOISON));
+	KUNIT_EXPECT_TRUE(test, fault_gives(test, last, 0, VM_FAULT_HWPOISON));
 	if (IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP))
-		KUNIT_EXPECT_EQ(test, fault_result(test, first + PAGE_SIZE, PMD_ORDER),
-				VM_FAULT_FALLBACK);
+		KUNIT_EXPECT_TRUE(test, fault_gives(test, first + PAGE_SIZE, PMD_ORDER,
+						    VM_FAULT_FALLBACK));
 
 	KUNIT_EXPECT_EQ(test, fault(first + PAGE_SIZE), 0);
 	expect_mapped(test, first + PAGE_SIZE, first + 2 * PAGE_SIZE,
@@ -735,7 +758,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(where_a_bad_page_is_mapped, pgoff_gen_params),
 	KUNIT_CASE(a_mapping_of_no_region_has_no_bad_pages),
 	KUNIT_CASE(bad_page_leaves_all_mappings),
-	KUNIT_CASE(bad_page_of_resmem),
+	KUNIT_CASE_PARAM(bad_page_at_the_edge, edge_gen_params),
 	KUNIT_CASE(fault_around_bad_pages),
 	KUNIT_CASE(watched_and_let_go),
 	KUNIT_CASE(somebody_else_watches),
