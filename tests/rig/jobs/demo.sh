@@ -48,6 +48,12 @@ END
 fi
 export BDF REGIONS OTHER
 
+# QEMU has 512 GiB of address space for large BARs, unless it is told of more.
+total=0 window=512
+for r in $REGIONS; do total=$((total + ${r##*:})); done
+while [ $((window << 30)) -lt $total ]; do window=$((window * 2)); done
+export GUEST_MACHINE=",highmem-mmio-size=${window}G"
+
 start=$(now)
 guest /guest.cpio -append "console=ttyAMA0 panic=-1 quiet TEST=bars OTHER=$OTHER REGIONS=$(echo "$REGIONS" | tr ' ' ,)" \
 	-object iommufd,id=iommufd0 -device "vfio-pci,host=$BDF,iommufd=iommufd0" > /tmp/guest.ktap ||
