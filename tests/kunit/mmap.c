@@ -459,10 +459,11 @@ static void zapped_and_back_by_fault(struct kunit *test)
 
 /* ---- Pages that go bad ---- */
 
-/* What mm does of a page that went bad, for the mapping at an address. */
+/* What mm does of a page that went bad, for the mapping at an address; and the zap. */
 static int goes_bad(struct kunit *test, unsigned long addr, phys_addr_t phys,
 		    pgoff_t *pgoff)
 {
+	struct fixture *f = test->priv;
 	struct vm_area_struct *vma;
 	int ret = -ENOENT;
 
@@ -472,6 +473,7 @@ static int goes_bad(struct kunit *test, unsigned long addr, phys_addr_t phys,
 	if (vma)
 		ret = nvgrace_gpu_bad_page_to_pgoff(vma, PHYS_PFN(phys), pgoff);
 	mmap_read_unlock(current->mm);
+	flush_work(&f->nvdev.bad_page_work);
 	return ret;
 }
 
@@ -517,7 +519,6 @@ static void where_a_bad_page_is_mapped(struct kunit *test)
 	if (!c->ret)
 		KUNIT_EXPECT_EQ(test, (u64)pgoff << PAGE_SHIFT,
 				VFIO_PCI_INDEX_TO_OFFSET(c->bar) + c->offset);
-	flush_work(&f->nvdev.bad_page_work);
 	/* Remembered if it is one of the mapping's, and nothing besides. */
 	KUNIT_EXPECT_EQ(test, !c->ret, !xa_empty(&f->nvdev.bad_pages));
 	KUNIT_EXPECT_EQ(test, !c->ret,
@@ -540,7 +541,6 @@ static void bad_page_leaves_all_mappings(struct kunit *test)
 {
 	const unsigned long maps[] = { USER, USER + GIB(2) };
 	const unsigned long at = 3 * PAGE_SIZE;
-	struct fixture *f = test->priv;
 	pgoff_t pgoff;
 	int i;
 
@@ -551,7 +551,6 @@ static void bad_page_leaves_all_mappings(struct kunit *test)
 	}
 
 	KUNIT_ASSERT_EQ(test, goes_bad(test, maps[0], BASE + at, &pgoff), 0);
-	flush_work(&f->nvdev.bad_page_work);
 
 	for (i = 0; i < ARRAY_SIZE(maps); i++) {
 		KUNIT_EXPECT_EQ(test, mapped(test, maps[i] + at), 0);
@@ -588,14 +587,12 @@ static void bad_page_at_the_edge(struct kunit *test)
 	const struct edge_case *c = test->param_value;
 	const phys_addr_t phys = (c->bar == 2 ? BASE : BASE + BACKED) + c->pos;
 	const unsigned long bad = c->bad * PAGE_SIZE, good = PAGE_SIZE - bad;
-	struct fixture *f = test->priv;
 	pgoff_t pgoff;
 
 	KUNIT_ASSERT_EQ(test, USER, map(test, c->bar, c->pos, 0, 2 * PAGE_SIZE));
 	KUNIT_ASSERT_EQ(test, fault(USER), 0);
 	KUNIT_ASSERT_EQ(test, fault(USER + PAGE_SIZE), 0);
 	KUNIT_ASSERT_EQ(test, goes_bad(test, USER, phys + bad, &pgoff), 0);
-	flush_work(&f->nvdev.bad_page_work);
 	KUNIT_EXPECT_EQ(test, mapped(test, USER + good), phys + good);
 	KUNIT_EXPECT_EQ(test, mapped(test, USER + bad), 0);
 }
@@ -630,14 +627,12 @@ static void fault_around_bad_pages(struct kunit *test)
 {
 	const unsigned long first = USER + PMD_SIZE;
 	const unsigned long last = first + PMD_SIZE - PAGE_SIZE;
-	struct fixture *f = test->priv;
 	pgoff_t pgoff;
 
 	KUNIT_ASSERT_EQ(test, USER, map(test, 2, 0, 0, 3 * PMD_SIZE));
 	KUNIT_ASSERT_EQ(test, goes_bad(test, USER, BASE + PMD_SIZE, &pgoff), 0);
 	KUNIT_ASSERT_EQ(test, goes_bad(test, USER, BASE + 2 * PMD_SIZE - PAGE_SIZE,
 				       &pgoff), 0);
-	flush_work(&f->nvdev.bad_page_work);
 
 	KUNIT_EXPECT_TRUE(test, fault_gives(test, first, 0, VM_FAULT_HWPOISON));
 	KUNIT_EXPECT_TRUE(test, fault_gives(test, last, 0, VM_FAULT_HWPOISON));
