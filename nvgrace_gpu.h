@@ -63,7 +63,7 @@ struct nvgrace_gpu_region {
 
 /**
  * enum nvgrace_gpu_ready_state - what is known of the GPU's memory
- * @NVGRACE_GPU_TRAINING: a reset is over, and the GPU has not been seen ready since
+ * @NVGRACE_GPU_TRAINING: not seen ready since the last reset, open, close or D3
  * @NVGRACE_GPU_RESETTING: a reset is going on
  * @NVGRACE_GPU_READY: it can be used
  */

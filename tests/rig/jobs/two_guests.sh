@@ -6,7 +6,6 @@
 . /lib.sh
 
 gib=1073741824
-# Two share the host's CPUs.
 export BDF REGIONS SEED OTHER
 uptime_ms() { sed 's/ .*//; s/\.//; s/$/0/' /proc/uptime; }
 
