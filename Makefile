@@ -2,8 +2,8 @@
 # The verbs. What is built is in Kbuild, which the kernel's own build reads too.
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
-KERNEL ?= 6.12
 RIG = scripts/rig
+KERNEL ?= newest
 
 # What plays the GPU of demo and shell, and the size of its memory.
 GPU ?= gh200
@@ -14,10 +14,13 @@ SIZE_gb200 = 186G
 KIND_gb300 = blackwell,device=31c2
 SIZE_gb300 = 278G
 GPU_SIZE ?= $(SIZE_$(GPU))
-STANDIN = --gpu=$(or $(KIND_$(GPU)),$(error GPU=$(GPU): it is gh200, gb200 or gb300)):0x70000000000:$(GPU_SIZE)
+KIND = $(or $(KIND_$(GPU)),$(error GPU=$(GPU): it is gh200, gb200 or gb300))
+HOST = $(if $(KSRC),,--kernel=$(KERNEL)) --gpu=$(KIND):0x70000000000:$(GPU_SIZE) \
+	--module-args='$(MODULE_ARGS)'
 
 module:
-	@grep -qs '^CONFIG_VFIO_PCI_CORE=' $(KDIR)/include/config/auto.conf || { echo 'error: no kernel build with CONFIG_VFIO_PCI_CORE in KDIR=$(KDIR)' >&2; exit 1; }
+	@grep -qs '^CONFIG_VFIO_PCI_CORE=' $(KDIR)/include/config/auto.conf || \
+		{ echo 'error: no kernel build with CONFIG_VFIO_PCI_CORE in KDIR=$(KDIR)' >&2; exit 1; }
 	$(MAKE) -C $(KDIR) M=$(CURDIR) CONFIG_NVGRACE_GPU=m modules
 
 install: module
@@ -27,10 +30,16 @@ clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
 
 demo:
-	$(RIG) run --kernel=$(KERNEL) $(STANDIN) --module-args='$(MODULE_ARGS)' tests/rig/jobs/demo.sh
+	$(RIG) run $(HOST) tests/jobs/demo.sh
+
+shell:
+	$(RIG) shell $(HOST)
 
 check:
-	scripts/check
+	PARTS='$(PARTS)' KERNELS='$(KERNELS)' scripts/check $(if $(LIST),--list)
+
+check-all:
+	PARTS='$(PARTS)' KERNELS='$(KERNELS)' scripts/check --all $(if $(LIST),--list)
 
 kunit:
 	scripts/kunit arm64 x86_64
@@ -44,8 +53,9 @@ check-patches:
 lint:
 	scripts/lint
 
-shell:
-	$(RIG) shell --kernel=$(KERNEL) $(STANDIN) --module-args='$(MODULE_ARGS)'
+# For editors and clangd: how each file of the driver is compiled.
+compdb:
+	scripts/compdb
 
 help:
 	@echo 'On a Grace machine:'
@@ -55,17 +65,22 @@ help:
 	@echo 'On any Debian machine, no GPU needed; what they need is fetched and built into'
 	@echo '$${XDG_CACHE_HOME:-~/.cache}/nvgrace_gpu:'
 	@echo '  make demo          a GPU into a guest, on an emulated Grace host'
-	@echo '  make check         every test; ends with "N passed, N failed"'
+	@echo '  make shell         a prompt on that host, the module loaded'
+	@echo '  make check         the tests that every change has to pass; ends with'
+	@echo '                     "N passed, N failed"'
+	@echo '  make check-all     and all others: more kernels, KVM'"'"'s selftests, coverage'
 	@echo '  make kunit         the KUnit suites by kunit.py, on arm64 and x86-64'
 	@echo '  make coverage      what they reach of the driver: lines and branches'
-	@echo '  make check-patches the KVM series: applies, builds after each patch, checkpatch'
-	@echo '  make shell         a prompt on that host, the module loaded'
-	@echo '  make lint          checkpatch, sparse, shellcheck and the like: the part of check'
-	@echo '                     that is about the source'
-	@echo 'Options: KDIR=, ARCH= and CROSS_COMPILE= for the build; for the emulated host'
-	@echo 'GPU=gh200, gb200 or gb300, GPU_SIZE=94.5G, MODULE_ARGS=usemem_bar=4, KERNEL=newest (the'
-	@echo 'newest kernel that Debian 13 backports, not its 6.12) and KSRC= (a kernel tree of your'
-	@echo 'own).'
+	@echo '  make check-patches the series for 6.12: applies, builds patch by patch, checkpatch'
+	@echo '  make lint          checkpatch, sparse, shellcheck and the like'
+	@echo '  make compdb        compile_commands.json, for editors'
+	@echo 'Options:'
+	@echo '  KDIR=, ARCH=, CROSS_COMPILE=    for the build'
+	@echo '  GPU=gh200, gb200 or gb300, GPU_SIZE=94.5G, MODULE_ARGS=usemem_bar=4, and'
+	@echo '  KERNEL=newest (default), 6.12, 6.12-16k, ... or KSRC= (a kernel source tree of'
+	@echo '                                  your own): for demo and shell'
+	@echo "  PARTS='abi life' KERNELS='6.12 newest' LIST=1    for check and check-all"
 	@echo 'scripts/rig help has more.'
 
-.PHONY: module install clean demo check kunit coverage check-patches lint shell help
+.PHONY: module install clean demo shell check check-all kunit coverage check-patches lint compdb
+.PHONY: help

@@ -5,6 +5,7 @@
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/nvgrace_gpu
 
 # A change in how something is fetched or built makes a new entry of it.
+# shellcheck disable=SC2034
 RECIPE=2
 
 # Bytes of free space that an entry may need, in MiB.
@@ -33,7 +34,7 @@ lock() {
 # that is half filled never has the name, and a second caller waits for the first.
 # PROGRESS is as for step, and finds the path in FILLING.
 cached() {
-	local name=$1 message=$2 progress=$3 dir=$CACHE/$1 free
+	local message=$2 progress=$3 dir=$CACHE/$1 free
 	shift 3
 	if [ ! -d "$dir" ]; then
 		mkdir -p "${dir%/*}" || die "cannot make the cache, $CACHE"
@@ -45,6 +46,7 @@ cached() {
 				"$CACHE_FREE_MIB are needed; set XDG_CACHE_HOME to use another"
 			rm -rf "$dir.new"
 			mkdir "$dir.new" || die "cannot write to $CACHE"
+			# shellcheck disable=SC2034
 			FILLING=$dir.new
 			step "$message" "$progress" "$@" "$dir.new"
 			mv "$dir.new" "$dir"

@@ -134,12 +134,13 @@ source_versions() {
 	apt-cache madison linux-source-6.12 | awk '{ print $3 }' | sort -ruV
 }
 
-# source_612 [VERSION]: a tree of Linux 6.12, the newest by default.
-source_612() {
-	local version=${1:-$(source_versions | sed -n 1p)}
-	cached "linux-$version" "fetching the source of Linux $version" megabytes \
-		fill_source "$version"
+# source_of VERSION: the source of one of these releases.
+source_of() {
+	cached "linux-$1" "fetching the source of Linux $1" megabytes fill_source "$1"
 }
+
+# source_612: the source of the newest one.
+source_612() { source_of "$(source_versions | sed -n 1p)"; }
 
 # The newest kernel that Debian 13 has: a backport. The package of this name only depends on
 # the one of the version, which is found in the changelog.
@@ -237,7 +238,7 @@ built() {
 	local name=$1 source inputs
 	source=$(kernel_source "$name")
 	inputs=$(fragment "$name" "$source"; basename "$source"; aarch64-linux-gnu-gcc --version
-		echo $RECIPE)
+		echo "$RECIPE")
 	cached "kernel-$name-$(key <<< "$inputs")" "building $name (the long step)" objects \
 		fill_built "$name" "$source"
 }
@@ -272,7 +273,7 @@ fill_patched() {
 patched() {
 	local base inputs
 	base=$(built 6.12-debug)
-	inputs=$(basename "$base"; cat "${SERIES[@]}"; echo $RECIPE)
+	inputs=$(basename "$base"; cat "${SERIES[@]}"; echo "$RECIPE")
 	cached "kernel-6.12-patched-$(key <<< "$inputs")" "building 6.12-patched" objects \
 		fill_patched "$base"
 }

@@ -118,20 +118,31 @@ kvm_selftests() {
 
 # ---- the driver linked into a kernel
 
-# A debug kernel's source and build, with the driver's Kconfig and Kbuild called from its own.
+# A kernel's source, with the driver's Kconfig and Kbuild called from its own, and its build.
+# kunit.py finds its kernel by where it really is, so it is a copy.
 fill_linked() {
-	local base=$1 dir=$2 pci=$2/src/drivers/vfio/pci
-	copy_build "$base" "$dir"
-	cp --remove-destination "$base/src/drivers/vfio/pci/"{Kconfig,Makefile} "$pci/"
+	local base=$1 dir=$2 source pci=$2/src/drivers/vfio/pci
+	source=$(realpath "$base/src")
+	if [ -d "$base/src/build" ]; then
+		copy_build "$base" "$dir"
+	else
+		mkdir -p "$dir/src/build"
+		cp -rs "$source/." "$dir/src/"
+		cp -r --remove-destination "$source/tools/testing/kunit" "$dir/src/tools/testing/"
+	fi
+	cp --remove-destination "$source/drivers/vfio/pci/"{Kconfig,Makefile} "$pci/"
 	echo 'obj-y += nvgrace_gpu/' >> "$pci/Makefile"
 	sed -i 's|^endmenu|source "drivers/vfio/pci/nvgrace_gpu/Kconfig"\n\nendmenu|' "$pci/Kconfig"
+	cp "$base/config" "$dir/config"
 }
 
-# linked_tree: source (src) and build (src/build) of 6.12-debug, or of KSRC's kernel, with the
-# driver as drivers/vfio/pci/nvgrace_gpu. The caller locks it.
+# linked_tree: 6.12-debug, or KSRC's kernel, once more: its source in src with the driver as
+# drivers/vfio/pci/nvgrace_gpu, its build in src/build, its configuration without the driver
+# in config. The caller locks it.
 linked_tree() {
-	local base
-	base=$(built 6.12-debug)
+	local base name=6.12-debug
+	[ -z "${KSRC:-}" ] || name=ksrc
+	base=$(kernel $name)
 	cached "linked-$(key <<< "$base $RECIPE")" "making a kernel tree to link the driver into" - \
 		fill_linked "$base"
 }

@@ -5,13 +5,22 @@
 . /lib.sh
 
 now() { cut -d' ' -f1 /proc/uptime; }
-took() { printf '%-8s %-92s %5.1f s\n' "$1" "$2" "$(echo "$(now) - $start" | bc)"; }
+took() { printf '%-8s %-84s %5.1f s\n' "$1" "$2" "$(echo "$(now) - $start" | bc)"; }
 more() { printf '         %s\n' "$*"; }
 gib() { echo "scale=3; $(($1 / 1048576)) / 1024" | bc | sed 's/^\./0./; s/\.*0*$//'; }
 fail() {
 	echo "$*"
 	dmesg | tail -n 20
 	exit 1
+}
+
+# in_guest NAME ARGUMENTS: a guest with the GPU; NAME.ktap is what it printed.
+in_guest() {
+	name=$1
+	shift
+	# shellcheck disable=SC2046
+	guest /guest.cpio -append "console=ttyAMA0 panic=-1 quiet $*" $(vfio_args "$BDF") \
+		> "/tmp/$name.ktap" || { cat "/tmp/$name.ktap"; fail "the guest failed"; }
 }
 
 start=0
@@ -21,32 +30,35 @@ start=$(now)
 dmesg -c > /dev/null
 # shellcheck disable=SC2086
 insmod /modules/nvgrace_gpu.ko $MODULE_ARGS || fail "the module does not load"
-BDF=$(bdf_of "$GPUS")
+BDF=$(bdf_of "${GPUS%% *}")
 bind_gpu "$BDF" nvgrace_gpu || fail "the GPU does not bind"
-took driver "nvgrace_gpu loaded, $BDF ($(cat "/sys/bus/pci/devices/$BDF/vendor"):$(cat "/sys/bus/pci/devices/$BDF/device")) bound to it by driver_override"
+dev=/sys/bus/pci/devices/$BDF
+took driver "nvgrace_gpu loaded; $BDF ($(cat "$dev/vendor"):$(cat "$dev/device")) bound to it"
 
-# What the driver says that it found: name, first and last byte, BAR, backed, shown.
-dmesg | sed -n 's/.* \([a-z]*mem\) \[mem \(0x[0-9a-f]*\)-\(0x[0-9a-f]*\)\] is BAR\([0-9]\), \(0x[0-9a-f]*\) bytes backed of \(0x[0-9a-f]*\)$/\1 \2 \3 \4 \5 \6/p' > /tmp/regions
+# What the driver says that it found: name, first and last byte, BAR, backed, BAR size.
+dmesg | sed -n 's/.*: \([a-z]*mem\) \[mem \(0x[0-9a-f]*\)-\(0x[0-9a-f]*\)\] is BAR/\1 \2 \3 /p' |
+	awk -F '[ ,]+' '{ print $1, $2, $3, $4, $6, $8 }' > /tmp/regions
 [ -s /tmp/regions ] || fail "the driver shows no usemem"
 first=$(awk 'NR == 1 { print $2 }' /tmp/regions) last=$(awk 'END { print $3 }' /tmp/regions)
 more "ACPI names coherent memory at $first-$last: $(gib $((last - first + 1))) GiB"
-while read -r name first last bar backed shown; do
-	more "$name = BAR$bar  $first-$last  $(gib "$backed") GiB backed, $(gib "$shown") GiB shown"
-	REGIONS="${REGIONS:+$REGIONS }$bar:$backed:$shown"
+while read -r name first last bar backed size; do
+	more "$name = BAR$bar  $first-$last  $(gib "$backed") GiB backed of $(gib "$size") GiB"
+	REGIONS="${REGIONS:+$REGIONS }$bar:$((backed)):$((size))"
 done < /tmp/regions
 OTHER=resmem
 if [ "$(wc -l < /tmp/regions)" = 1 ]; then
 	# No carve-out: the GPU's own BAR2 is next to usemem.
 	OTHER=BAR2
 	read -r first last _ << END
-$(sed -n 3p "/sys/bus/pci/devices/$BDF/resource")
+$(sed -n 3p "$dev/resource")
 END
-	shown=$((last - first + 1))
+	size=$((last - first + 1))
 	more "no carve-out, as its DVSEC says: no resmem, and its physical BAR2 shows"
-	more "BAR2 = $(printf '0x%x-0x%x' "$first" "$last")  $(gib "$shown") GiB"
-	REGIONS="$REGIONS 2:$shown:$shown"
+	more "BAR2 = $(printf '0x%x-0x%x' "$first" "$last")  $(gib "$size") GiB"
+	REGIONS="$REGIONS 2:$size:$size"
 fi
 export BDF REGIONS OTHER
+regions=$(echo "$REGIONS" | tr ' ' ,)
 
 # QEMU has 512 GiB of address space for large BARs, unless it is told of more.
 total=0 window=512
@@ -54,18 +66,44 @@ for r in $REGIONS; do total=$((total + ${r##*:})); done
 while [ $((window << 30)) -lt $total ]; do window=$((window * 2)); done
 export GUEST_MACHINE=",highmem-mmio-size=${window}G"
 
+by="iommufd"
+if ! has_iommufd; then
+	by="container, as this kernel has no iommufd"
+	case $(uname -r) in
+	6.12.*) more "starting a guest; this kernel's container pins usemem page by page: a minute" ;;
+	esac
+fi
 start=$(now)
-guest /guest.cpio -append "console=ttyAMA0 panic=-1 quiet TEST=bars OTHER=$OTHER REGIONS=$(echo "$REGIONS" | tr ' ' ,)" \
-	-object iommufd,id=iommufd0 -device "vfio-pci,host=$BDF,iommufd=iommufd0" > /tmp/guest.ktap ||
-	{ cat /tmp/guest.ktap; fail "the guest failed"; }
-took guest "$(qemu-system-aarch64 --version | sed -n 's/ emulator version//p' | cut -d'(' -f1)-device vfio-pci,host=$BDF,iommufd=iommufd0; its lspci shows"
-sed -n 's/^# //p' /tmp/guest.ktap | grep -E '^[0-9]|^ ' | while IFS= read -r line; do more "$line"; done
-sed -n 's/^# \([a-zA-Z0-9]*\): \(.*places.*\)/\1: pattern written and verified at \2/p' /tmp/guest.ktap |
+in_guest bars "TEST=bars OTHER=$OTHER REGIONS=$regions"
+qemu=$(qemu-system-aarch64 --version | sed -n 's/ emulator version//p' | cut -d'(' -f1)
+took guest "$qemu-device vfio-pci,host=$BDF, by $by; it shows"
+sed -n 's/^# //p' /tmp/bars.ktap | grep -E '^[0-9]|^ ' |
 	while IFS= read -r line; do more "$line"; done
-grep '^ok.*all ones' /tmp/guest.ktap | sed 's/^ok [0-9]* //' | while IFS= read -r line; do more "$line"; done
+sed -n 's/^# \([a-zA-Z0-9]*\): \(.*places.*\)/\1: pattern written and verified at \2/p' \
+	/tmp/bars.ktap | while IFS= read -r line; do more "$line"; done
+grep '^ok.*all ones' /tmp/bars.ktap | sed 's/^ok [0-9]* //' |
+	while IFS= read -r line; do more "$line"; done
+start=$(now)
+usemem_bar=${REGIONS%%:*}
+case $(uname -r) in
+6.12.*)
+	# Its KVM maps usemem as Device memory, unless it has the series.
+	[ "$KERNEL" = 6.12-patched ] && probes=1 || probes=
+	;;
+*) probes=1 ;;
+esac
+if [ -n "$probes" ]; then
+	in_guest types "TEST=memory_types REGIONS=$regions" \
+		"PROBES=$usemem_bar:wb:unaligned,$usemem_bar:wb:zva,$usemem_bar:wb:lse"
+	took guest "usemem is Normal Write-Back: unaligned access, dc zva and atomics work"
+else
+	more "usemem is Device memory in this kernel's guests: see README, the kernel of the host"
+fi
 
 start=$(now)
-for region in usemem $OTHER; do verify "$region" 67108864 > "/tmp/$region" || fail "the host sees something else in $region"; done
+for region in usemem $OTHER; do
+	verify "$region" 67108864 > "/tmp/$region" || fail "the host sees something else in $region"
+done
 took host "through VFIO, with the guest gone, the same bytes:"
 for region in usemem $OTHER; do more "$(cat "/tmp/$region")"; done
 

@@ -104,6 +104,7 @@ BDF=$(bdf_of GP00)
 REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
 dmesg -c > /tmp/boot
 # The GPU's memory begins at BASE: usemem, resmem, and what is left of the DIMM.
+# shellcheck disable=SC2153
 first=$((BASE)) last=$((BASE + 0xdfffffff)) end=$((BASE + 0x11fffffff))
 mixed=$((end + 1)) mixed_wb_end=$((end + 0x200000)) mixed_end=$((end + 0x400000))
 fwb='Stage-2 Force Write-Back'
