@@ -190,7 +190,8 @@ static bool unaligned(uint8_t *start)
 			asm volatile("ldr %w0, [%1]" : "=r" (low) : "r" (p) : "memory");
 			if (low != 0x12345678)
 				return false;
-			asm volatile("stp %1, %2, [%0]" :: "r" (p), "r" (1UL), "r" (2UL) : "memory");
+			asm volatile("stp %1, %2, [%0]"
+				     :: "r" (p), "r" (1UL), "r" (2UL) : "memory");
 			asm volatile("ldp %0, %1, [%2]"
 				     : "=&r" (low), "=&r" (high) : "r" (p) : "memory");
 			if (low != 1 || high != 2)
@@ -201,7 +202,7 @@ static bool unaligned(uint8_t *start)
 }
 
 /* What memset() and the kernel's clear_page() use. */
-static bool zva(uint8_t *p)
+static bool zero_block(uint8_t *p)
 {
 	uint64_t dczid;
 	unsigned int block, i;
@@ -217,7 +218,7 @@ static bool zva(uint8_t *p)
 	return true;
 }
 
-static bool lse(uint8_t *p)
+static bool atomic_add(uint8_t *p)
 {
 	volatile uint64_t *value = (uint64_t *)p;
 	uint64_t old;
@@ -234,8 +235,8 @@ static const struct {
 	const char *what;
 } ops[] = {
 	{ "unaligned", unaligned, "unaligned access" },
-	{ "zva", zva, "dc zva" },
-	{ "lse", lse, "an atomic (LSE)" },
+	{ "zva", zero_block, "dc zva" },
+	{ "lse", atomic_add, "an atomic (LSE)" },
 };
 
 static bool op_is_wanted(unsigned int i)
@@ -268,13 +269,12 @@ static bool works(const struct bar *r, bool (*fn)(uint8_t *p))
 static const struct program program = {
 	.what = "in a guest: find the BARs, write a pattern over all of each and verify it",
 	.vars = {
-		{ "REGIONS", "BAR:BACKED:SIZE of usemem, a comma, the same of resmem; bytes" },
-		{ "OTHER", "what the second region is called instead of resmem", true },
-		{ "STRIDE", "bytes from one place of the pattern to the next", true },
-		{ "SEED", "seed of the pattern, for GPUs that are used together", true },
-		{ "OPS", "of unaligned, zva and lse what to try on usemem", true },
+		VAR_REGIONS,
+		{ "OTHER", "name of the second region", "BAR2", true },
+		{ "STRIDE", "bytes from one place of the pattern to the next", "67108864", true },
+		{ "SEED", "seed of the pattern, for GPUs that are used together", "1", true },
+		{ "OPS", "of unaligned, zva and lse what to try on usemem", "unaligned,zva", true },
 	},
-	.example = "REGIONS=2:0x20000000:0x20000000,4:0x40000000:0x40000000 OPS=unaligned,zva bars",
 };
 
 int main(int argc, char **argv)

@@ -57,8 +57,8 @@ static int stress(unsigned long mib)
 }
 
 static const struct program program = {
-	.what = "in a guest: use much memory, and run code in it",
-	.example = "memory 1000\n  The argument: MiB to use.",
+	.what = "in a guest: use MIB of memory, and run code in it",
+	.args = "1000",
 };
 
 /* Part of memory_types, which prints the result. */

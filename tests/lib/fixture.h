@@ -91,12 +91,10 @@ static inline int run_program(const struct program *p, int argc, char **argv)
 	return test_harness_run(argc, argv);
 }
 
-#define TEST_PROGRAM_MAIN(...)						\
+#define TEST_PROGRAM_MAIN(program)					\
 	int main(int argc, char **argv)					\
 	{								\
-		static const struct program program = { __VA_ARGS__ };	\
-									\
-		return run_program(&program, argc, argv);		\
+		return run_program(&(program), argc, argv);		\
 	}
 
 #endif /* TESTS_FIXTURE_H */

@@ -13,19 +13,24 @@
 struct program_var {
 	const char *name;
 	const char *means;
+	const char *example;
 	bool optional;
 };
 
 struct program {
-	const char *what;		/* in one sentence */
+	const char *what;	/* it does, or is about */
 	struct program_var vars[8];
-	const char *example;		/* a whole command line */
-	bool unbound;			/* BDF is bound to no driver, the program does that */
+	const char *args;	/* of an example */
+	bool unbound;		/* the program itself binds BDF, which has no driver */
 };
 
-#define VAR_BDF		{ "BDF", "PCI address of the device, bound to a VFIO driver" }
-#define VAR_REGIONS	{ "REGIONS", "BAR:BACKED:SIZE of usemem, a space, the same of resmem; bytes" }
-#define VAR_RESET	{ "RESET", "how it can be reset: none, bus (hot reset) or flr (and hot reset)", true }
+#define VAR_BDF								\
+	{ "BDF", "PCI address of the device, bound to a VFIO driver", "0000:01:00.0" }
+#define VAR_REGIONS							\
+	{ "REGIONS", "BAR:BACKED:SIZE, in bytes, of usemem and then of resmem",	\
+	  "'2:0x20000000:0x20000000 4:0x40000000:0x40000000'" }
+#define VAR_RESET							\
+	{ "RESET", "how it can be reset: none, bus (hot reset), or flr (and hot reset)", "bus" }
 
 static inline void program_usage(const struct program *p)
 {
@@ -37,11 +42,15 @@ static inline void program_usage(const struct program *p)
 	for (var = p->vars; var->name; var++)
 		fprintf(stderr, "  %-9s %s%s\n", var->name, var->means,
 			var->optional ? " (optional)" : "");
-	fprintf(stderr, "Example:\n  %s\n\n", p->example);
+	fprintf(stderr, "Example:\n ");
+	for (var = p->vars; var->name; var++)
+		if (!var->optional)
+			fprintf(stderr, " %s=%s", var->name, var->example);
+	fprintf(stderr, " %s %s\n\n", program_invocation_short_name, p->args ?: "");
 	fflush(stderr);
 }
 
-static inline void __attribute__((noreturn, format(printf, 2, 3)))
+static inline void __noreturn __printf(2, 3)
 program_skip(const struct program *p, const char *fmt, ...)
 {
 	va_list args;
@@ -56,8 +65,7 @@ program_skip(const struct program *p, const char *fmt, ...)
 	exit(KSFT_SKIP);
 }
 
-static inline void __attribute__((noreturn, format(printf, 1, 2)))
-program_fail(const char *fmt, ...)
+static inline void __noreturn __printf(1, 2) program_fail(const char *fmt, ...)
 {
 	va_list args;
 
@@ -77,7 +85,7 @@ static inline void program_check_free(const char *bdf)
 	int fd;
 
 	if (vfio_node(TYPE1, node, sizeof(node)))
-		program_fail("%s has no IOMMU group: is there an IOMMU, and is it switched on?", bdf);
+		program_fail("%s has no IOMMU group: is there an IOMMU that is on?", bdf);
 	/* A kernel without VFIO_GROUP has no such node. */
 	if (access(node, F_OK))
 		return;
@@ -103,10 +111,11 @@ static inline void program_check_device(const struct program *p)
 		return;
 	}
 	if (!*driver)
-		program_fail("BDF=%s is bound to no driver; bind it to nvgrace_gpu by driver_override",
+		program_fail("BDF=%s is bound to no driver; set driver_override and bind it",
 			     bdf);
 	if (access(device_path(path, sizeof(path), "vfio-dev"), F_OK))
-		program_fail("BDF=%s is bound to %s, which is no VFIO driver", bdf, basename(driver));
+		program_fail("BDF=%s is bound to %s, which is no VFIO driver", bdf,
+			     basename(driver));
 	program_check_free(bdf);
 }
 
@@ -124,7 +133,7 @@ static inline void program_check(const struct program *p, int argc, char **argv)
 	for (var = p->vars; var->name; var++) {
 		if (!var->optional && !getenv(var->name))
 			program_skip(p, "%s is not set", var->name);
-		if (!strcmp(var->name, "REGIONS") && getenv("REGIONS") && expected_regions(regions))
+		if (!strcmp(var->name, "REGIONS") && expected_regions(regions))
 			program_fail("REGIONS='%s' is not BAR:BACKED:SIZE BAR:BACKED:SIZE",
 				     getenv("REGIONS"));
 		if (!strcmp(var->name, "BDF") && getenv("BDF"))

@@ -10,6 +10,12 @@
 #include "pattern.h"
 #include "task.h"
 
+static const struct program program = {
+	.what = "the VFIO ABI of the emulated BARs",
+	.vars = { VAR_BDF, VAR_REGIONS, VAR_RESET },
+	.args = "-r region.type1_usemem.info",
+};
+
 static long vm_pte_kib(void)
 {
 	char line[128];
@@ -1015,7 +1021,8 @@ TEST_F(region, mapping_outlives_the_fd)
 	vfio_close(&self->v);
 	p[0] = 80;
 	EXPECT_EQ(80, p[0]);
-	EXPECT_NE(0, vfio_open(&other, variant->mode));
+	/* The core lets the owner of a group have more fds, with an iommufd here too. */
+	EXPECT_EQ(variant->mode != IOMMUFD_COMPAT, vfio_open(&other, variant->mode) != 0);
 	vfio_close(&other);
 	munmap((void *)p, PAGE);
 	reopen_device(_metadata, &self->v, &self->fd);
@@ -1160,9 +1167,4 @@ TEST_F(region, killed_while_reading)
 	reopen_device(_metadata, &self->v, &self->fd);
 }
 
-TEST_PROGRAM_MAIN(
-	.what = "the VFIO ABI of the emulated BARs",
-	.vars = { VAR_BDF, VAR_REGIONS, VAR_RESET },
-	.example = "BDF=0000:01:00.0 REGIONS='2:0x20000000:0x20000000 4:0x40000000:0x40000000' "
-		   "RESET=bus abi -r region.type1_usemem.info"
-)
+TEST_PROGRAM_MAIN(program)

@@ -7,6 +7,14 @@
 #include "fault.h"
 #include "fixture.h"
 
+static const struct program program = {
+	.what = "poisoned pages of usemem and resmem, by the kernel's injector",
+	.vars = {
+		VAR_BDF, VAR_REGIONS,
+		{ "BASE", "physical address of usemem, with resmem behind it", "0x70000000000" },
+	},
+};
+
 #ifndef EHWPOISON
 #define EHWPOISON 133
 #endif
@@ -199,12 +207,4 @@ TEST_F(bad, next_user)
 	EXPECT_NE(0, inject(self->base[RESMEM] + self->v.regions[RESMEM].backed));
 }
 
-TEST_PROGRAM_MAIN(
-	.what = "poisoned pages of usemem and resmem, by the kernel's injector",
-	.vars = {
-		VAR_BDF, VAR_REGIONS,
-		{ "BASE", "physical address of usemem, with resmem behind it" },
-	},
-	.example = "BDF=0000:01:00.0 REGIONS='2:0xe0000000:0x100000000 4:0x40000000:0x40000000' "
-		   "BASE=0x70000000000 bad_pages"
-)
+TEST_PROGRAM_MAIN(program)

@@ -5,6 +5,11 @@
  */
 #include "fixture.h"
 
+static const struct program program = {
+	.what = "the emulated BARs as dma-bufs",
+	.vars = { VAR_BDF, VAR_REGIONS },
+};
+
 #ifndef VFIO_DEVICE_FEATURE_DMA_BUF
 #define VFIO_DEVICE_FEATURE_DMA_BUF 11
 #endif
@@ -176,8 +181,5 @@ TEST_F(dmabuf, iommufd_maps)
 		EXPECT_EQ(MIB(2), unmap.length);
 	}
 }
-TEST_PROGRAM_MAIN(
-	.what = "the emulated BARs as dma-bufs",
-	.vars = { VAR_BDF, VAR_REGIONS },
-	.example = "BDF=0000:01:00.0 REGIONS='2:0xe0000000:0x100000000 4:0x40000000:0x40000000' dmabuf"
-)
+
+TEST_PROGRAM_MAIN(program)

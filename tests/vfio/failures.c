@@ -8,6 +8,15 @@
  */
 #include "fixture.h"
 
+static const struct program program = {
+	.what = "each allocation of probe, open and use fails once",
+	.vars = {
+		{ "BDF", "PCI address of the device, with driver_override set", "0000:01:00.0" },
+		VAR_REGIONS,
+	},
+	.unbound = true,
+};
+
 #define SYSFS		"/sys/bus/pci/drivers/nvgrace_gpu/"
 #define FAIL_NTH	"/proc/thread-self/fail-nth"
 
@@ -337,11 +346,4 @@ TEST_F_TIMEOUT(device, use_works_afterwards, 600)
 	EXPECT_TRUE(is_suspended());
 }
 
-TEST_PROGRAM_MAIN(
-	.what = "each allocation of probe, open and use fails once",
-	.vars = { { "BDF", "PCI address of the device, with driver_override and bound to no driver" },
-		  VAR_REGIONS },
-	.unbound = true,
-	.example = "BDF=0000:01:00.0 REGIONS='2:0x20000000:0x20000000 4:0x40000000:0x40000000' "
-		   "failures"
-)
+TEST_PROGRAM_MAIN(program)

@@ -18,6 +18,15 @@
 
 #include "fixture.h"
 
+static const struct program program = {
+	.what = "what KVM makes of the mapping under a memslot",
+	.vars = {
+		VAR_BDF, VAR_REGIONS,
+		{ "PFNMAP", "cacheable device memory: map, refuse, device; or mte", "map" },
+		{ "KVM", "whose KVM it is: 6.12, series or newest", "newest" },
+	},
+};
+
 #ifndef KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED
 #define KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED 243
 #endif
@@ -378,13 +387,4 @@ TEST_F(vma, execution)
 	}
 }
 
-TEST_PROGRAM_MAIN(
-	.what = "what KVM makes of the mapping under a memslot",
-	.vars = {
-		VAR_BDF, VAR_REGIONS,
-		{ "PFNMAP", "what KVM does with cacheable device memory: map, refuse or device; or mte" },
-		{ "KVM", "whose it is: 6.12, series or newest" },
-	},
-	.example = "BDF=0000:01:00.0 REGIONS='2:0xe0000000:0x100000000 4:0x40000000:0x40000000' "
-		   "PFNMAP=map KVM=newest kvm_vma"
-)
+TEST_PROGRAM_MAIN(program)

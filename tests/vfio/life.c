@@ -10,6 +10,15 @@
 #include "knobs.h"
 #include "task.h"
 
+static const struct program program = {
+	.what = "accesses to a GPU that is not ready after a reset, sleeps in D3, or is gone",
+	.vars = {
+		{ "BDF", "PCI address of a stand-in of gpu_standin.ko", "0001:01:00.0" },
+		VAR_REGIONS, VAR_RESET,
+	},
+	.args = "-r gpu.sysfs.never_ready",
+};
+
 #define MAPPED		MIB(4)
 #define VALUE		0x600df00d600df00dUL
 
@@ -501,13 +510,4 @@ TEST_F(power, aer_recovery)
 	EXPECT_EQ(0, touch(self->map, false));
 }
 
-TEST_PROGRAM_MAIN(
-	.what = "accesses to a GPU that is not ready after a reset, sleeps in D3, or is gone",
-	.vars = {
-		{ "BDF", "PCI address of a stand-in of gpu_standin.ko, bound to nvgrace_gpu" },
-		VAR_REGIONS,
-		{ "RESET", "bus, or flr: the kernel does not reset the bus of this GPU" },
-	},
-	.example = "BDF=0001:01:00.0 REGIONS='2:0xe0000000:0x100000000 4:0x40000000:0x40000000' "
-		   "RESET=flr life -r gpu.sysfs.never_ready"
-)
+TEST_PROGRAM_MAIN(program)

@@ -7,6 +7,11 @@
 
 #include "fixture.h"
 
+static const struct program program = {
+	.what = "a device that firmware gives no memory is served as vfio-pci serves it",
+	.vars = { VAR_BDF },
+};
+
 #define BAR2		VFIO_OFFSET(VFIO_PCI_BAR2_REGION_INDEX)
 #define BAR4		VFIO_OFFSET(VFIO_PCI_BAR4_REGION_INDEX)
 #define BAR2_SIZE	4096
@@ -88,8 +93,4 @@ TEST_F(plain, access)
 	EXPECT_EQ(0, ioctl(self->fd, VFIO_DEVICE_IOEVENTFD, &io));
 }
 
-TEST_PROGRAM_MAIN(
-	.what = "a device that firmware gives no memory is served as vfio-pci serves it",
-	.vars = { VAR_BDF },
-	.example = "BDF=0000:00:04.0 plain"
-)
+TEST_PROGRAM_MAIN(program)

@@ -8,14 +8,12 @@
 #include "program.h"
 
 static const struct program program = {
-	.what = "verify the pattern that a guest left in a region",
+	.what = "verify what a guest left in usemem, resmem or BAR2, at places STRIDE bytes apart",
 	.vars = {
 		VAR_BDF, VAR_REGIONS,
-		{ "SEED", "seed of the pattern, the one that the guest had", true },
+		{ "SEED", "seed of the pattern, the one that the guest had", "1", true },
 	},
-	.example = "BDF=0000:01:00.0 REGIONS='2:0x20000000:0x20000000 4:0x40000000:0x40000000' "
-		   "verify usemem 67108864\n"
-		   "  The arguments: usemem, resmem or BAR2, and the stride in bytes.",
+	.args = "usemem 67108864",
 };
 
 int main(int argc, char **argv)
