@@ -353,7 +353,7 @@ static ssize_t region_rw(struct nvgrace_gpu_device *nvdev,
 	} while (!ret);
 
 	/* Back to sleep, if that is where it was. */
-	if (READ_ONCE(nvdev->core.pm_runtime_engaged))
+	if (nvgrace_gpu_pm_runtime_engaged(&nvdev->core))
 		nvgrace_gpu_ready_unknown(nvdev);
 	pm_runtime_put(dev);
 	return ret;
@@ -545,6 +545,7 @@ static const struct vfio_device_ops nvgrace_gpu_ops = {
 	.unbind_iommufd	= vfio_iommufd_physical_unbind,
 	.attach_ioas	= vfio_iommufd_physical_attach_ioas,
 	.detach_ioas	= vfio_iommufd_physical_detach_ioas,
+	NVGRACE_GPU_PASID_IOAS
 	NVGRACE_GPU_GET_REGION_INFO(nvgrace_gpu_get_region_info)
 	NVGRACE_GPU_MATCH_TOKEN_UUID
 };
