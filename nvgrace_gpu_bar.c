@@ -7,7 +7,6 @@
  * below the size read as 0, and the rest is what the guest wrote last. Nothing
  * decodes the address: the VMM maps the region where the guest asks.
  */
-#include <kunit/visibility.h>
 #include <linux/pci.h>
 
 #include "nvgrace_gpu.h"
@@ -28,7 +27,6 @@ unsigned int nvgrace_gpu_bar_offset(const struct nvgrace_gpu_region *region)
 	return PCI_BASE_ADDRESS_0 +
 	       sizeof(u32) * (region->index - VFIO_PCI_BAR0_REGION_INDEX);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bar_offset);
 
 /**
  * nvgrace_gpu_bar_reset() - after a reset the BARs hold no address
@@ -45,7 +43,6 @@ void nvgrace_gpu_bar_reset(struct nvgrace_gpu_region *regions,
 	for (i = 0; i < nr_regions; i++)
 		regions[i].bar_value = 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bar_reset);
 
 /**
  * nvgrace_gpu_bar_read() - read some bytes of the 64-bit BAR register
@@ -63,7 +60,6 @@ void nvgrace_gpu_bar_read(const struct nvgrace_gpu_region *region,
 
 	memcpy(bytes, (u8 *)&raw + offset, count);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bar_read);
 
 /**
  * nvgrace_gpu_bar_write() - write some bytes of the 64-bit BAR register
@@ -84,7 +80,6 @@ void nvgrace_gpu_bar_write(struct nvgrace_gpu_region *region,
 	memcpy((u8 *)&raw + offset, bytes, count);
 	region->bar_value = le64_to_cpu(raw) & ~(region->bar_size - 1);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bar_write);
 
 /**
  * nvgrace_gpu_bar_next() - cut a config space access at the BAR registers' edges
@@ -117,4 +112,3 @@ size_t nvgrace_gpu_bar_next(const struct nvgrace_gpu_region *regions,
 	}
 	return count;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bar_next);

@@ -503,7 +503,6 @@ VISIBLE_IF_KUNIT const struct vm_operations_struct nvgrace_gpu_region_vm_ops = {
 	.huge_fault = region_huge_fault,
 #endif
 };
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_vm_ops);
 
 static int nvgrace_gpu_mmap(struct vfio_device *core_vdev,
 			    struct vm_area_struct *vma)
@@ -729,7 +728,6 @@ VISIBLE_IF_KUNIT const struct pci_device_id nvgrace_gpu_ids[] = {
 	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x31c2) }, /* GB300 */
 	{}
 };
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_ids);
 MODULE_DEVICE_TABLE(pci, nvgrace_gpu_ids);
 
 static struct pci_driver nvgrace_gpu_driver = {

@@ -90,7 +90,6 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 		    range->base + usemem, range->size - usemem);
 	return 2;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_split);
 
 /**
  * nvgrace_gpu_find_region() - the region at a VFIO region index
@@ -111,7 +110,6 @@ nvgrace_gpu_find_region(struct nvgrace_gpu_device *nvdev, unsigned int index)
 	}
 	return NULL;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_find_region);
 
 /**
  * nvgrace_gpu_clip() - cut an access at the end of the BAR and of the memory
@@ -134,7 +132,6 @@ bool nvgrace_gpu_clip(const struct nvgrace_gpu_region *region, u64 pos,
 		  min_t(u64, *count, region->backed - pos) : 0;
 	return true;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_clip);
 
 /**
  * nvgrace_gpu_mmap_check() - does a mapping follow the sparse area?
@@ -155,7 +152,6 @@ int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 		return -EOVERFLOW;
 	return end > region->backed ? -EINVAL : 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_mmap_check);
 
 /* Has a page of these gone bad? */
 static bool has_bad_page(struct nvgrace_gpu_device *nvdev, unsigned long pfn,
@@ -239,7 +235,6 @@ VISIBLE_IF_KUNIT void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len,
 
 	return memremap(phys, len, cacheable ? MEMREMAP_WB : MEMREMAP_WC);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_map_window);
 
 /* The part of an access that lies in real memory. */
 static int rw_backed(struct nvgrace_gpu_device *nvdev,
@@ -345,7 +340,6 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 	*ppos += count;
 	return count;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_rw);
 
 /**
  * nvgrace_gpu_block_fits() - can a block be mapped by one huge entry?
@@ -366,7 +360,6 @@ VISIBLE_IF_KUNIT bool nvgrace_gpu_block_fits(unsigned long start,
 {
 	return block >= start && block + size <= end && IS_ALIGNED(phys, size);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_block_fits);
 
 static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
 			     unsigned int order)
@@ -431,7 +424,6 @@ vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 
 	return insert_pfn(vmf, pfn, order);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_fault);
 
 /**
  * nvgrace_gpu_region_mmap() - mmap() of a region
@@ -484,7 +476,6 @@ int nvgrace_gpu_region_mmap(const struct nvgrace_gpu_region *region,
 	}
 	return 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_mmap);
 
 /**
  * nvgrace_gpu_zap_regions() - take the regions out of all mappings
@@ -502,7 +493,6 @@ void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev)
 				    VFIO_PCI_INDEX_TO_OFFSET(nvdev->regions[i].index),
 				    nvdev->regions[i].backed, true);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_zap_regions);
 
 /**
  * nvgrace_gpu_region_info() - answer VFIO_DEVICE_GET_REGION_INFO for a region
@@ -543,7 +533,6 @@ int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 		      VFIO_REGION_INFO_FLAG_MMAP;
 	return 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_info);
 
 /**
  * nvgrace_gpu_bad_page_to_pgoff() - where does a mapping show a page that went bad?
@@ -588,7 +577,6 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_bad_page_to_pgoff(struct vm_area_struct *vma,
 	*pgoff = page;
 	return 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bad_page_to_pgoff);
 
 /**
  * nvgrace_gpu_zap_bad_pages() - take pages that went bad out of all mappings
@@ -623,7 +611,6 @@ void nvgrace_gpu_zap_bad_pages(struct work_struct *work)
 	}
 	up_write(&nvdev->core.memory_lock);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_zap_bad_pages);
 
 /**
  * nvgrace_gpu_watch_bad_pages() - have mm tell of pages that go bad
@@ -659,7 +646,6 @@ int nvgrace_gpu_watch_bad_pages(struct nvgrace_gpu_device *nvdev)
 	}
 	return 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_watch_bad_pages);
 
 /**
  * nvgrace_gpu_unwatch_bad_pages() - take back what nvgrace_gpu_watch_bad_pages() did
@@ -676,7 +662,6 @@ void nvgrace_gpu_unwatch_bad_pages(struct nvgrace_gpu_device *nvdev)
 		unregister_pfn_address_space(&nvdev->spaces[--nvdev->nr_spaces]);
 	flush_work(&nvdev->bad_page_work);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_unwatch_bad_pages);
 
 #ifdef NVGRACE_GPU_HAVE_DMABUF
 /**

@@ -52,7 +52,6 @@ VISIBLE_IF_KUNIT u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags)
 		pci_read_config_word(pdev, dvsec + DVSEC_MEMORY_FLAGS, flags);
 	return dvsec;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_read_dvsec);
 
 /**
  * nvgrace_gpu_needs_carve_out() - must a part of the memory be mapped uncached?
@@ -82,7 +81,6 @@ int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev)
 
 	return !(flags & DVSEC_MEMORY_NO_DEFECT);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_needs_carve_out);
 
 /* 0: ready. -EAGAIN: not yet. -ENODEV: nothing answers, and nothing will. */
 static int read_training(struct pci_dev *pdev, void __iomem *bar0,
@@ -217,7 +215,6 @@ void nvgrace_gpu_ready_lost(struct nvgrace_gpu_device *nvdev,
 	set_not_ready(nvdev, state);
 	up_write(&nvdev->ready_lock);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_ready_lost);
 
 /**
  * nvgrace_gpu_ready_unknown() - the GPU may have lost its training, as in D3
@@ -234,7 +231,6 @@ void nvgrace_gpu_ready_unknown(struct nvgrace_gpu_device *nvdev)
 		set_not_ready(nvdev, NVGRACE_GPU_TRAINING);
 	up_write(&nvdev->ready_lock);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_ready_unknown);
 
 static int look_in_d0(struct nvgrace_gpu_device *nvdev,
 		      struct nvgrace_gpu_training *training)
@@ -309,7 +305,6 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_look(struct nvgrace_gpu_device *nvdev,
 		pm_runtime_put(dev);
 	return ret;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_look);
 
 /**
  * nvgrace_gpu_poll_ready() - can the GPU's memory be used now?
@@ -360,7 +355,6 @@ int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev)
 				    BAR0_HBM_TRAINING, training.memory);
 	return -EIO;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_poll_ready);
 
 /**
  * nvgrace_gpu_wait_ready() - wait until the GPU's memory can be used
@@ -393,4 +387,3 @@ int nvgrace_gpu_wait_ready(struct nvgrace_gpu_device *nvdev)
 			return ret;
 	}
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_wait_ready);
