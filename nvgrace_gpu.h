@@ -2,8 +2,12 @@
 /*
  * VFIO PCI driver for the GPU of NVIDIA Grace Hopper and Grace Blackwell
  *
- * The one internal header. The arrows run down: main.c calls acpi, ready, mem
- * and bar, and passes results on; those four do not call each other.
+ * The one internal header. A file calls only files on a lower floor:
+ *
+ *	main.c    reset.c		front door | resets and PCI errors
+ *	config.c  dmabuf.c		config space | dma-bufs
+ *	mem.c				the regions
+ *	ready.c   acpi.c    debugfs.c	can the memory be used? | firmware | what is known
  */
 #ifndef NVGRACE_GPU_H
 #define NVGRACE_GPU_H
@@ -162,10 +166,18 @@ void nvgrace_gpu_ready_unknown(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_wait_ready(struct nvgrace_gpu_device *nvdev);
 
+/* nvgrace_gpu_debugfs.c */
+#if IS_ENABLED(CONFIG_VFIO_DEBUGFS)
+void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev);
+#else
+static inline void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev) {}
+#endif
+
 /* nvgrace_gpu_mem.c */
 int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 		      unsigned int usemem_bar,
 		      struct nvgrace_gpu_region *regions);
+int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev);
 struct nvgrace_gpu_region *
 nvgrace_gpu_find_region(struct nvgrace_gpu_device *nvdev, unsigned int index);
 bool nvgrace_gpu_clip(const struct nvgrace_gpu_region *region, u64 pos,
@@ -176,7 +188,8 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 			      const struct nvgrace_gpu_region *region,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite);
-int nvgrace_gpu_region_mmap(const struct nvgrace_gpu_region *region,
+int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
+			    const struct nvgrace_gpu_region *region,
 			    struct vm_area_struct *vma);
 vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 				    struct vm_fault *vmf, unsigned int order);
@@ -187,38 +200,40 @@ void nvgrace_gpu_zap_bad_pages(struct work_struct *work);
 int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 			    struct vfio_region_info *info,
 			    struct vfio_info_cap *caps);
+
+/* nvgrace_gpu_config.c */
+void nvgrace_gpu_config_reset(struct nvgrace_gpu_device *nvdev);
+ssize_t nvgrace_gpu_config_read(struct nvgrace_gpu_device *nvdev,
+				char __user *buf, size_t count, loff_t *ppos);
+ssize_t nvgrace_gpu_config_write(struct nvgrace_gpu_device *nvdev,
+				 const char __user *buf, size_t count,
+				 loff_t *ppos);
+
+/* nvgrace_gpu_dmabuf.c */
 #ifdef NVGRACE_GPU_HAVE_DMABUF
-int nvgrace_gpu_get_dmabuf_phys(struct vfio_pci_core_device *core,
-				struct p2pdma_provider **provider,
-				unsigned int index, struct phys_vec *phys_vec,
-				struct vfio_region_dma_range *ranges,
-				size_t nr_ranges);
-#endif
-
-/* nvgrace_gpu_bar.c */
-unsigned int nvgrace_gpu_bar_offset(const struct nvgrace_gpu_region *region);
-void nvgrace_gpu_bar_reset(struct nvgrace_gpu_region *regions,
-			   unsigned int nr_regions);
-void nvgrace_gpu_bar_read(const struct nvgrace_gpu_region *region,
-			  unsigned int offset, size_t count, u8 *bytes);
-void nvgrace_gpu_bar_write(struct nvgrace_gpu_region *region,
-			   unsigned int offset, size_t count, const u8 *bytes);
-size_t nvgrace_gpu_bar_next(const struct nvgrace_gpu_region *regions,
-			    unsigned int nr_regions, u64 pos, size_t count,
-			    const struct nvgrace_gpu_region **hit);
-
-/* nvgrace_gpu_debugfs.c */
-#if IS_ENABLED(CONFIG_VFIO_DEBUGFS)
-void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_dmabuf_init(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_dmabuf_open(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_dmabuf_close(struct nvgrace_gpu_device *nvdev);
 #else
-static inline void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev)
-{
-}
+static inline void nvgrace_gpu_dmabuf_init(struct nvgrace_gpu_device *nvdev) {}
+static inline void nvgrace_gpu_dmabuf_open(struct nvgrace_gpu_device *nvdev) {}
+static inline void nvgrace_gpu_dmabuf_close(struct nvgrace_gpu_device *nvdev) {}
 #endif
+
+/* nvgrace_gpu_reset.c */
+extern const struct pci_error_handlers nvgrace_gpu_err_handlers;
 
 #if IS_ENABLED(CONFIG_KUNIT)
 extern const struct pci_device_id nvgrace_gpu_ids[];
-extern const struct vm_operations_struct nvgrace_gpu_region_vm_ops;
+ssize_t nvgrace_gpu_core_read(struct nvgrace_gpu_device *nvdev,
+			      char __user *buf, size_t count, loff_t *ppos);
+ssize_t nvgrace_gpu_core_write(struct nvgrace_gpu_device *nvdev,
+			       const char __user *buf, size_t count,
+			       loff_t *ppos);
+ssize_t nvgrace_gpu_try_rw(struct nvgrace_gpu_device *nvdev,
+			   const struct nvgrace_gpu_region *region,
+			   char __user *buf, size_t count, loff_t *ppos,
+			   bool iswrite);
 int nvgrace_gpu_look(struct nvgrace_gpu_device *nvdev,
 		     struct nvgrace_gpu_training *training);
 u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);

@@ -9,9 +9,13 @@
  */
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
+#include <linux/file.h>
 #include <linux/io.h>
+#include <linux/ioport.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
+#include <linux/pci.h>
+#include <linux/pm_runtime.h>
 #include <linux/overflow.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -89,6 +93,40 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 	fill_region(&regions[1], "resmem", 6 - usemem_bar, false,
 		    range->base + usemem, range->size - usemem);
 	return 2;
+}
+
+/**
+ * nvgrace_gpu_claim_regions() - keep everybody else off the memory
+ * @nvdev: the device, which is being bound
+ *
+ * The claim ends when the device is unbound. Both outcomes are logged.
+ *
+ * Context: Process context, may sleep.
+ * Return: 0; -EBUSY if a part of a region is claimed already.
+ */
+int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
+{
+	struct pci_dev *pdev = nvdev->core.pdev;
+	const struct nvgrace_gpu_region *end = nvdev->regions + nvdev->nr_regions;
+	const struct nvgrace_gpu_region *region;
+
+	for (region = nvdev->regions; region < end; region++) {
+		if (!devm_request_mem_region(&pdev->dev, region->base,
+					     region->backed, KBUILD_MODNAME))
+			return dev_err_probe(&pdev->dev, -EBUSY,
+					     "%s: %s [mem %#llx-%#llx] is in use, see /proc/iomem\n",
+					     NVGRACE_GPU_PROP_BASE,
+					     region->name, (u64)region->base,
+					     (u64)region->base + region->backed - 1);
+	}
+
+	for (region = nvdev->regions; region < end; region++)
+		pci_info(pdev,
+			 "%s [mem %#llx-%#llx] is BAR%u, %#llx bytes backed of %#llx\n",
+			 region->name, (u64)region->base,
+			 (u64)region->base + region->backed - 1, region->index,
+			 (u64)region->backed, region->bar_size);
+	return 0;
 }
 
 /**
@@ -291,7 +329,7 @@ static int read_hole(char __user *buf, void *bounce, size_t count)
 }
 
 /**
- * nvgrace_gpu_region_rw() - read() or write() on a region
+ * nvgrace_gpu_try_rw() - read() or write() on a region, if the GPU is ready
  * @nvdev: the device, which the caller keeps from runtime suspend
  * @region: the region that *@ppos is in
  * @buf: the user's buffer; only read from if @iswrite
@@ -310,8 +348,9 @@ static int read_hole(char __user *buf, void *bounce, size_t count)
  * may have been done then; -EIO if it is in D3 and stays there; -EHWPOISON if a
  * page of it went bad; -ENOMEM; -EINTR if the caller was killed.
  */
-ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
-			      const struct nvgrace_gpu_region *region,
+VISIBLE_IF_KUNIT
+ssize_t nvgrace_gpu_try_rw(struct nvgrace_gpu_device *nvdev,
+			   const struct nvgrace_gpu_region *region,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite)
 {
@@ -339,6 +378,49 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 
 	*ppos += count;
 	return count;
+}
+
+/**
+ * nvgrace_gpu_region_rw() - read() or write() on a region
+ * @nvdev: the device
+ * @region: the region that *@ppos is in
+ * @buf: the user's buffer; only read from if @iswrite
+ * @count: bytes asked for
+ * @ppos: VFIO offset; advanced by what is returned, untouched on error
+ * @iswrite: direction
+ *
+ * Resumes the GPU from runtime suspend, and waits for it if it is not ready, with no
+ * lock held. If a reset cuts an access short then all of it is done again: it is
+ * memory.
+ *
+ * Context: Process context, no locks held; takes memory_lock and ready_lock for
+ * read.
+ * Return: as nvgrace_gpu_try_rw(), but never -EAGAIN; -EIO if the GPU cannot be
+ * resumed or does not get ready.
+ */
+ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
+			 const struct nvgrace_gpu_region *region,
+			 char __user *buf, size_t count, loff_t *ppos,
+			 bool iswrite)
+{
+	struct device *dev = &nvdev->core.pdev->dev;
+	ssize_t ret;
+
+	if (pm_runtime_resume_and_get(dev))
+		return -EIO;
+
+	do {
+		ret = nvgrace_gpu_try_rw(nvdev, region, buf, count, ppos, iswrite);
+		if (ret != -EAGAIN)
+			break;
+		ret = nvgrace_gpu_wait_ready(nvdev);
+	} while (!ret);
+
+	/* Back to sleep, if that is where it was. */
+	if (READ_ONCE(nvdev->core.pm_runtime_engaged))
+		nvgrace_gpu_ready_unknown(nvdev);
+	pm_runtime_put(dev);
+	return ret;
 }
 
 /**
@@ -425,19 +507,130 @@ vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 	return insert_pfn(vmf, pfn, order);
 }
 
+static void count_fault(struct nvgrace_gpu_device *nvdev, unsigned int order,
+			vm_fault_t ret)
+{
+	enum nvgrace_gpu_fault what;
+
+	if (ret == VM_FAULT_NOPAGE)
+		what = !order ? NVGRACE_GPU_FAULT_PAGE :
+		       order == PMD_ORDER ? NVGRACE_GPU_FAULT_PMD :
+					    NVGRACE_GPU_FAULT_PUD;
+	else if (ret != VM_FAULT_FALLBACK)
+		what = NVGRACE_GPU_FAULT_REFUSED;
+	else
+		return;
+
+	atomic_long_inc(&nvdev->faults[what]);
+}
+
+/* Wait for the GPU with the fault's lock released, and have the fault tried again. */
+static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
+				 struct vm_fault *vmf)
+{
+	struct file *file;
+
+	atomic_long_inc(&nvdev->faults[NVGRACE_GPU_FAULT_WAITED]);
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_RETRY;
+
+	/* The mapping can go meanwhile, and then the device after fput(). */
+	file = get_file(vmf->vma->vm_file);
+	release_fault_lock(vmf);
+	/* If it can't be used, the next try finds out. */
+	nvgrace_gpu_wait_ready(nvdev);
+	fput(file);
+	return VM_FAULT_RETRY;
+}
+
+/*
+ * The core zaps the mappings of every BAR with memory_lock held for write when
+ * it resets the device, moves it to D3 or turns its memory off. Holding the lock
+ * for read keeps a page from coming back before that is over. Resets that others
+ * ask for go without, and are told by ready_lock.
+ *
+ * A reset takes its time: nobody waits for it with the mmap lock held, unless the
+ * fault is of the rare kind that can't be tried again.
+ */
+static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
+			    struct vm_fault *vmf, unsigned int order)
+{
+	bool may_retry = vmf->flags & FAULT_FLAG_ALLOW_RETRY;
+	int err;
+
+	do {
+		vm_fault_t ret = VM_FAULT_SIGBUS;
+		bool ready = true;
+
+		if (!down_read_trylock(&nvdev->core.memory_lock)) {
+			if (may_retry)
+				return wait_and_retry(nvdev, vmf);
+			down_read(&nvdev->core.memory_lock);
+		}
+		down_read(&nvdev->ready_lock);
+
+		if (!nvdev->core.pm_runtime_engaged &&
+		    !nvgrace_gpu_in_d3(&nvdev->core)) {
+			ready = nvdev->ready == NVGRACE_GPU_READY;
+			if (ready)
+				ret = nvgrace_gpu_region_fault(nvdev, vmf, order);
+		}
+
+		up_read(&nvdev->ready_lock);
+		up_read(&nvdev->core.memory_lock);
+		if (ready)
+			return ret;
+
+		/* It may have got ready since somebody looked last. */
+		err = nvgrace_gpu_poll_ready(nvdev);
+		if (may_retry && (err == -EBUSY || err == -EAGAIN))
+			return wait_and_retry(nvdev, vmf);
+		cond_resched();
+	} while (!err || err == -EBUSY);
+
+	return VM_FAULT_SIGBUS;
+}
+
+static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
+{
+	struct nvgrace_gpu_device *nvdev =
+		to_nvgrace_gpu(vmf->vma->vm_private_data);
+	vm_fault_t ret;
+
+	ret = try_fault(nvdev, vmf, order);
+	/* With the fault's lock released there may be no device any more. */
+	if (ret != VM_FAULT_RETRY)
+		count_fault(nvdev, order, ret);
+	return ret;
+}
+
+static vm_fault_t region_fault(struct vm_fault *vmf)
+{
+	return region_huge_fault(vmf, 0);
+}
+
+static const struct vm_operations_struct region_vm_ops = {
+	.fault = region_fault,
+#ifdef CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP
+	.huge_fault = region_huge_fault,
+#endif
+};
+
 /**
  * nvgrace_gpu_region_mmap() - mmap() of a region
+ * @nvdev: the device
  * @region: the region that @vma->vm_pgoff is in
  * @vma: the mapping
  *
  * Nothing is mapped here: pages come by fault, in the largest blocks that the
- * alignment of address and memory allows. The caller says how.
+ * alignment of address and memory allows.
  *
  * Context: Process context, mmap lock held for write.
  * Return: 0; -EINVAL if the mapping is private or goes past real memory;
  * -EOVERFLOW if offset and length wrap.
  */
-int nvgrace_gpu_region_mmap(const struct nvgrace_gpu_region *region,
+int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
+			    const struct nvgrace_gpu_region *region,
 			    struct vm_area_struct *vma)
 {
 	u64 pos = PFN_PHYS(vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1));
@@ -474,6 +667,10 @@ int nvgrace_gpu_region_mmap(const struct nvgrace_gpu_region *region,
 		vm_flags_set(vma, VM_ALLOW_ANY_UNCACHED);
 		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
 	}
+
+	/* The same as for the core's own mappings: all are found by one inode. */
+	vma->vm_private_data = &nvdev->core;
+	vma->vm_ops = &region_vm_ops;
 	return 0;
 }
 
@@ -662,41 +859,3 @@ void nvgrace_gpu_unwatch_bad_pages(struct nvgrace_gpu_device *nvdev)
 		unregister_pfn_address_space(&nvdev->spaces[--nvdev->nr_spaces]);
 	flush_work(&nvdev->bad_page_work);
 }
-
-#ifdef NVGRACE_GPU_HAVE_DMABUF
-/**
- * nvgrace_gpu_get_dmabuf_phys() - where a dma-buf of a BAR has its memory
- * @core: the device
- * @provider: set to what knows how peers get at the memory
- * @index: VFIO region index of the BAR
- * @phys_vec: filled in, @nr_ranges entries
- * @ranges: the parts of the BAR that the dma-buf consists of
- * @nr_ranges: how many
- *
- * Peers get at the coherent memory as they get at BAR0, through the host bridge.
- *
- * Context: Process context.
- * Return: 0; -EINVAL if a part goes past real memory, or BAR0 can't be used by
- * peers; -EOVERFLOW; for other BARs what the core says.
- */
-int nvgrace_gpu_get_dmabuf_phys(struct vfio_pci_core_device *core,
-				struct p2pdma_provider **provider,
-				unsigned int index, struct phys_vec *phys_vec,
-				struct vfio_region_dma_range *ranges,
-				size_t nr_ranges)
-{
-	const struct nvgrace_gpu_region *region;
-
-	region = nvgrace_gpu_find_region(to_nvgrace_gpu(core), index);
-	if (!region)
-		return vfio_pci_core_get_dmabuf_phys(core, provider, index,
-						     phys_vec, ranges, nr_ranges);
-
-	*provider = pcim_p2pdma_provider(core->pdev, 0);
-	if (!*provider)
-		return -EINVAL;
-
-	return vfio_pci_core_fill_phys_vec(phys_vec, ranges, nr_ranges,
-					   region->base, region->backed);
-}
-#endif

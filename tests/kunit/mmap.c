@@ -35,19 +35,13 @@ static int test_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct fixture *f = file->private_data;
 	const struct nvgrace_gpu_region *region;
-	int ret;
 
 	region = nvgrace_gpu_find_region(&f->nvdev, vma->vm_pgoff >>
 					 (VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT));
 	if (!region)
 		return -ENXIO;
 
-	ret = nvgrace_gpu_region_mmap(region, vma);
-	if (!ret) {
-		vma->vm_private_data = &f->nvdev.core;
-		vma->vm_ops = &nvgrace_gpu_region_vm_ops;
-	}
-	return ret;
+	return nvgrace_gpu_region_mmap(&f->nvdev, region, vma);
 }
 
 static const struct file_operations test_fops = {

@@ -109,7 +109,7 @@ static ssize_t rw(struct kunit *test, u64 pos, size_t count, bool iswrite)
 	loff_t ppos = start;
 	ssize_t ret;
 
-	ret = nvgrace_gpu_region_rw(&f->nvdev, &f->region, f->user, count, &ppos,
+	ret = nvgrace_gpu_try_rw(&f->nvdev, &f->region, f->user, count, &ppos,
 				    iswrite);
 	KUNIT_EXPECT_EQ(test, ppos, start + max(ret, 0));
 	return ret;

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Resets and PCI errors: the gate is closed, the mappings are zapped, and what the
+ * guest wrote to the BAR registers is gone
+ */
+#include <linux/pci.h>
+
+#include "nvgrace_gpu.h"
+
+/* From here until the reset is over there is no memory. */
+static void begin_reset(struct nvgrace_gpu_device *nvdev)
+{
+	nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_RESETTING);
+	nvgrace_gpu_zap_regions(nvdev);
+}
+
+/* What came in between, because the reset was not announced or took too long, goes. */
+static void end_reset(struct nvgrace_gpu_device *nvdev)
+{
+	nvgrace_gpu_config_reset(nvdev);
+	atomic_long_inc(&nvdev->resets);
+	nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_TRAINING);
+	nvgrace_gpu_zap_regions(nvdev);
+}
+
+/*
+ * The PCI core calls these two around every function, slot and bus reset that it
+ * is asked for: by the reset ioctls, a guest's FLR, sysfs, or a neighbour. If VFIO
+ * asked then memory_lock is held.
+ */
+static void nvgrace_gpu_reset_prepare(struct pci_dev *pdev)
+{
+	begin_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+}
+
+static void nvgrace_gpu_reset_done(struct pci_dev *pdev)
+{
+	end_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+}
+
+/* AER's reset of a link is not announced, but by the error that it is to mend. */
+static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
+						   pci_channel_state_t state)
+{
+	if (state != pci_channel_io_normal)
+		begin_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+
+	return vfio_pci_core_aer_err_detected(pdev, state);
+}
+
+/* An error that was not fatal to this device may have been to its neighbour. */
+static pci_ers_result_t nvgrace_gpu_slot_reset(struct pci_dev *pdev)
+{
+	end_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+	return PCI_ERS_RESULT_NONE;
+}
+
+static void nvgrace_gpu_error_resume(struct pci_dev *pdev)
+{
+	struct nvgrace_gpu_device *nvdev =
+		to_nvgrace_gpu(dev_get_drvdata(&pdev->dev));
+
+	if (READ_ONCE(nvdev->ready) == NVGRACE_GPU_RESETTING) {
+		end_reset(nvdev);
+		return;
+	}
+
+	/* The user may have reset it himself before AER did. */
+	nvgrace_gpu_ready_unknown(nvdev);
+	nvgrace_gpu_zap_regions(nvdev);
+}
+
+const struct pci_error_handlers nvgrace_gpu_err_handlers = {
+	.error_detected	= nvgrace_gpu_error_detected,
+	.slot_reset	= nvgrace_gpu_slot_reset,
+	.resume		= nvgrace_gpu_error_resume,
+	.reset_prepare	= nvgrace_gpu_reset_prepare,
+	.reset_done	= nvgrace_gpu_reset_done,
+};
