@@ -9,6 +9,21 @@
  *	mem.c				the regions
  *	ready.c   acpi.c    debugfs.c	can the memory be used? | firmware | what is known
  */
+/*
+ * Lock order, outermost first:
+ *
+ *	mmap_lock, VMA lock	mm's; held in faults. Reads and writes of a region must
+ *				not touch the user's memory below this line.
+ *	  core.memory_lock	vfio_pci_core's. For write: the resets, moves to D3 and
+ *				changes of PCI_COMMAND that VFIO initiates. For read:
+ *				the gate.
+ *	    gate.ready_lock	For write: the moment of a revoke. For read: the gate,
+ *				from enter to exit. Resets that VFIO did not initiate
+ *				do not take memory_lock; ready_lock covers those.
+ *	      i_mmap_rwsem	mm's; taken by zaps, which may follow a revoke with or
+ *				without memory_lock held, never within ready_lock.
+ *	bar_lock		Innermost: a few loads and stores, no user copy.
+ */
 #ifndef NVGRACE_GPU_H
 #define NVGRACE_GPU_H
 
@@ -66,10 +81,10 @@ struct nvgrace_gpu_region {
 };
 
 /**
- * enum nvgrace_gpu_ready_state - what is known of the GPU's memory
+ * enum nvgrace_gpu_ready_state - the states of the gate
  * @NVGRACE_GPU_TRAINING: not seen ready since the last reset, open, close or D3
  * @NVGRACE_GPU_RESETTING: a reset is going on
- * @NVGRACE_GPU_READY: it can be used
+ * @NVGRACE_GPU_READY: the memory can be used
  */
 enum nvgrace_gpu_ready_state {
 	NVGRACE_GPU_TRAINING,
@@ -78,11 +93,24 @@ enum nvgrace_gpu_ready_state {
 };
 
 /**
- * struct nvgrace_gpu_training - what the registers of a GPU that gets ready read
+ * struct nvgrace_gpu_gate - may the memory be used now?
+ * @ready_lock: guards @ready and @deadline: held for read by whatever accesses or maps
+ *	the memory, for write for the moment in which @ready is revoked
+ * @ready: the state
+ * @deadline: when an access stops waiting for %NVGRACE_GPU_READY, in jiffies
+ */
+struct nvgrace_gpu_gate {
+	struct rw_semaphore ready_lock;	/* guards ready and deadline */
+	enum nvgrace_gpu_ready_state ready;
+	unsigned long deadline;
+};
+
+/**
+ * struct nvgrace_gpu_status - what the registers read that tell of readiness
  * @link: of the C2C link
  * @memory: of the HBM
  */
-struct nvgrace_gpu_training {
+struct nvgrace_gpu_status {
 	u32 link;
 	u32 memory;
 };
@@ -98,42 +126,53 @@ enum nvgrace_gpu_fault {
 };
 
 /**
- * struct nvgrace_gpu_device - a bound GPU
- * @core: what vfio_pci_core keeps of the device
- * @bar_lock: guards @regions[].bar_value; innermost, never held over a user copy
- * @regions: the emulated BARs, fixed after probe but for @regions[].bar_value
- * @nr_regions: entries in @regions; 0 where firmware names no memory, and then
- *	the device behaves as it does under vfio-pci
- * @ready_lock: guards @ready and @ready_limit: held for read by whoever accesses or
- *	maps the memory, for write for the moment in which @ready is taken back.
- *	Taken inside memory_lock, which is not always held when a reset begins
- * @ready: whether the memory can be used
- * @ready_limit: when that should be so, in jiffies
- * @resets: resets of the device since it was bound
- * @faults: faults on the regions since the device was bound
- * @bad_pages: pages of the regions that went bad, by pfn; marked with
- *	%NVGRACE_GPU_BAD_PAGE_MAPPED until they are taken out of all mappings
- * @bad_page_work: does that
- * @spaces: the regions as mm's memory failure code knows them, while open
- * @nr_spaces: entries in @spaces that are registered
+ * struct nvgrace_gpu_stats - counted since the device was bound
+ * @resets: resets of the device
+ * @faults: faults on the regions
  */
-struct nvgrace_gpu_device {
-	struct vfio_pci_core_device core;
-	spinlock_t bar_lock;	/* guards regions[].bar_value */
-	struct nvgrace_gpu_region regions[NVGRACE_GPU_MAX_REGIONS];
-	unsigned int nr_regions;
-	struct rw_semaphore ready_lock;	/* guards ready and ready_limit */
-	enum nvgrace_gpu_ready_state ready;
-	unsigned long ready_limit;
+struct nvgrace_gpu_stats {
 	atomic_long_t resets;
 	atomic_long_t faults[NVGRACE_GPU_NR_FAULTS];
-	struct xarray bad_pages;
-	struct work_struct bad_page_work;
+};
+
+/**
+ * struct nvgrace_gpu_poison - pages of the regions that are poisoned
+ * @pages: by pfn; marked with %NVGRACE_GPU_POISON_MAPPED until they are taken out of
+ *	all mappings; has its own lock
+ * @work: does that
+ * @spaces: the regions as mm's memory failure code knows them, while open
+ * @nr_spaces: entries in @spaces that are registered; changed by open and close only,
+ *	which VFIO serializes
+ */
+struct nvgrace_gpu_poison {
+	struct xarray pages;
+	struct work_struct work;
 	struct pfn_address_space spaces[NVGRACE_GPU_MAX_REGIONS];
 	unsigned int nr_spaces;
 };
 
-#define NVGRACE_GPU_BAD_PAGE_MAPPED	XA_MARK_0
+#define NVGRACE_GPU_POISON_MAPPED	XA_MARK_0
+
+/**
+ * struct nvgrace_gpu_device - a bound GPU
+ * @core: what vfio_pci_core keeps of the device
+ * @regions: the emulated BARs, fixed after probe but for @regions[].bar_value
+ * @nr_regions: entries in @regions; 0 where firmware names no memory, and then
+ *	the device behaves as it does under vfio-pci
+ * @bar_lock: guards @regions[].bar_value
+ * @gate: may the memory be used now?
+ * @poison: pages that are poisoned
+ * @stats: for debugfs
+ */
+struct nvgrace_gpu_device {
+	struct vfio_pci_core_device core;
+	struct nvgrace_gpu_region regions[NVGRACE_GPU_MAX_REGIONS];
+	unsigned int nr_regions;
+	spinlock_t bar_lock;	/* guards regions[].bar_value */
+	struct nvgrace_gpu_gate gate;
+	struct nvgrace_gpu_poison poison;
+	struct nvgrace_gpu_stats stats;
+};
 
 static inline struct nvgrace_gpu_device *
 to_nvgrace_gpu(struct vfio_pci_core_device *core)
@@ -194,9 +233,9 @@ int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
 vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 				    struct vm_fault *vmf, unsigned int order);
 void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev);
-int nvgrace_gpu_watch_bad_pages(struct nvgrace_gpu_device *nvdev);
-void nvgrace_gpu_unwatch_bad_pages(struct nvgrace_gpu_device *nvdev);
-void nvgrace_gpu_zap_bad_pages(struct work_struct *work);
+int nvgrace_gpu_watch_poison(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_unwatch_poison(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_zap_poison(struct work_struct *work);
 int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 			    struct vfio_region_info *info,
 			    struct vfio_info_cap *caps);
@@ -234,14 +273,14 @@ ssize_t nvgrace_gpu_try_rw(struct nvgrace_gpu_device *nvdev,
 			   const struct nvgrace_gpu_region *region,
 			   char __user *buf, size_t count, loff_t *ppos,
 			   bool iswrite);
-int nvgrace_gpu_look(struct nvgrace_gpu_device *nvdev,
-		     struct nvgrace_gpu_training *training);
+int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
+			    struct nvgrace_gpu_status *status);
 u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);
 void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
 bool nvgrace_gpu_block_fits(unsigned long start, unsigned long end,
 			    unsigned long block, phys_addr_t phys,
 			    unsigned long size);
-int nvgrace_gpu_bad_page_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
+int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
 				  pgoff_t *pgoff);
 #endif
 

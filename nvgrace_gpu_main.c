@@ -50,16 +50,16 @@ static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
 
 	spin_lock_init(&nvdev->bar_lock);
-	init_rwsem(&nvdev->ready_lock);
-	xa_init(&nvdev->bad_pages);
-	INIT_WORK(&nvdev->bad_page_work, nvgrace_gpu_zap_bad_pages);
+	init_rwsem(&nvdev->gate.ready_lock);
+	xa_init(&nvdev->poison.pages);
+	INIT_WORK(&nvdev->poison.work, nvgrace_gpu_zap_poison);
 
 	return vfio_pci_core_init_dev(core_vdev);
 }
 
 static void nvgrace_gpu_release_dev(struct vfio_device *core_vdev)
 {
-	xa_destroy(&to_nvdev(core_vdev)->bad_pages);
+	xa_destroy(&to_nvdev(core_vdev)->poison.pages);
 	vfio_pci_core_release_dev(core_vdev);
 }
 
@@ -78,7 +78,7 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 	if (ret)
 		return ret;
 
-	ret = nvgrace_gpu_watch_bad_pages(nvdev);
+	ret = nvgrace_gpu_watch_poison(nvdev);
 	if (ret)
 		return ret;
 
@@ -109,7 +109,7 @@ static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 {
 	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
 
-	nvgrace_gpu_unwatch_bad_pages(nvdev);
+	nvgrace_gpu_unwatch_poison(nvdev);
 	nvgrace_gpu_dmabuf_close(nvdev);
 	vfio_pci_core_close_device(core_vdev);
 	/* That resets the device, and announces it to nobody. */

@@ -122,7 +122,7 @@ int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
 
 	for (region = nvdev->regions; region < end; region++)
 		pci_info(pdev,
-			 "%s [mem %#llx-%#llx] is BAR%u, %#llx bytes backed of %#llx\n",
+			 "%s [mem %#llx-%#llx] is BAR%u, backed %#llx bar_size %#llx\n",
 			 region->name, (u64)region->base,
 			 (u64)region->base + region->backed - 1, region->index,
 			 (u64)region->backed, region->bar_size);
@@ -192,10 +192,10 @@ int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 }
 
 /* Has a page of these gone bad? */
-static bool has_bad_page(struct nvgrace_gpu_device *nvdev, unsigned long pfn,
+static bool has_poisoned_page(struct nvgrace_gpu_device *nvdev, unsigned long pfn,
 			 unsigned long nr_pages)
 {
-	return xa_find(&nvdev->bad_pages, &pfn, pfn + nr_pages - 1, XA_PRESENT);
+	return xa_find(&nvdev->poison.pages, &pfn, pfn + nr_pages - 1, XA_PRESENT);
 }
 
 /*
@@ -214,13 +214,13 @@ static int copy_window(struct nvgrace_gpu_device *nvdev,
 
 	if (down_read_killable(&nvdev->core.memory_lock))
 		return -EINTR;
-	down_read(&nvdev->ready_lock);
+	down_read(&nvdev->gate.ready_lock);
 
 	if (nvgrace_gpu_in_d3(&nvdev->core)) {
 		ret = -EIO;
-	} else if (nvdev->ready != NVGRACE_GPU_READY) {
+	} else if (nvdev->gate.ready != NVGRACE_GPU_READY) {
 		ret = -EAGAIN;
-	} else if (has_bad_page(nvdev, pfn, PHYS_PFN(phys + count - 1) - pfn + 1)) {
+	} else if (has_poisoned_page(nvdev, pfn, PHYS_PFN(phys + count - 1) - pfn + 1)) {
 		ret = -EHWPOISON;
 	} else if (iswrite) {
 		memcpy(window, bounce, count);
@@ -230,7 +230,7 @@ static int copy_window(struct nvgrace_gpu_device *nvdev,
 		ret = -EIO; /* poisoned, on architectures that survive it */
 	}
 
-	up_read(&nvdev->ready_lock);
+	up_read(&nvdev->gate.ready_lock);
 	up_read(&nvdev->core.memory_lock);
 	return ret;
 }
@@ -487,7 +487,7 @@ vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 	unsigned long pfn;
 
 	lockdep_assert_held(&nvdev->core.memory_lock);
-	lockdep_assert_held(&nvdev->ready_lock);
+	lockdep_assert_held(&nvdev->gate.ready_lock);
 
 	region = nvgrace_gpu_find_region(nvdev,
 					 vma->vm_pgoff >> REGION_PGOFF_SHIFT);
@@ -501,7 +501,7 @@ vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 	if (order && !nvgrace_gpu_block_fits(vma->vm_start, vma->vm_end, addr,
 					     PFN_PHYS(pfn), size))
 		return VM_FAULT_FALLBACK;
-	if (has_bad_page(nvdev, pfn, PHYS_PFN(size)))
+	if (has_poisoned_page(nvdev, pfn, PHYS_PFN(size)))
 		return order ? VM_FAULT_FALLBACK : VM_FAULT_HWPOISON;
 
 	return insert_pfn(vmf, pfn, order);
@@ -521,7 +521,7 @@ static void count_fault(struct nvgrace_gpu_device *nvdev, unsigned int order,
 	else
 		return;
 
-	atomic_long_inc(&nvdev->faults[what]);
+	atomic_long_inc(&nvdev->stats.faults[what]);
 }
 
 /* Wait for the GPU with the fault's lock released, and have the fault tried again. */
@@ -530,7 +530,7 @@ static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
 {
 	struct file *file;
 
-	atomic_long_inc(&nvdev->faults[NVGRACE_GPU_FAULT_WAITED]);
+	atomic_long_inc(&nvdev->stats.faults[NVGRACE_GPU_FAULT_WAITED]);
 	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
 		return VM_FAULT_RETRY;
 
@@ -567,16 +567,16 @@ static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
 				return wait_and_retry(nvdev, vmf);
 			down_read(&nvdev->core.memory_lock);
 		}
-		down_read(&nvdev->ready_lock);
+		down_read(&nvdev->gate.ready_lock);
 
 		if (!nvdev->core.pm_runtime_engaged &&
 		    !nvgrace_gpu_in_d3(&nvdev->core)) {
-			ready = nvdev->ready == NVGRACE_GPU_READY;
+			ready = nvdev->gate.ready == NVGRACE_GPU_READY;
 			if (ready)
 				ret = nvgrace_gpu_region_fault(nvdev, vmf, order);
 		}
 
-		up_read(&nvdev->ready_lock);
+		up_read(&nvdev->gate.ready_lock);
 		up_read(&nvdev->core.memory_lock);
 		if (ready)
 			return ret;
@@ -732,7 +732,7 @@ int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 }
 
 /**
- * nvgrace_gpu_bad_page_to_pgoff() - where does a mapping show a page that went bad?
+ * nvgrace_gpu_poison_to_pgoff() - where does a mapping show a page that went bad?
  * @vma: a mapping of the device
  * @pfn: the page
  * @pgoff: the page in the offsets of the mapped file, as @vma->vm_pgoff is
@@ -746,7 +746,7 @@ int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
  * Context: Atomic: i_mmap and RCU are locked. Mappings are zapped a little later.
  * Return: 0; -EFAULT if @vma does not cover the page.
  */
-VISIBLE_IF_KUNIT int nvgrace_gpu_bad_page_to_pgoff(struct vm_area_struct *vma,
+VISIBLE_IF_KUNIT int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma,
 						   unsigned long pfn,
 						   pgoff_t *pgoff)
 {
@@ -767,32 +767,32 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_bad_page_to_pgoff(struct vm_area_struct *vma,
 	if (page < vma->vm_pgoff || page >= vma->vm_pgoff + vma_pages(vma))
 		return -EFAULT;
 
-	if (!xa_is_err(xa_store(&nvdev->bad_pages, pfn, xa_mk_value(1), GFP_ATOMIC))) {
-		xa_set_mark(&nvdev->bad_pages, pfn, NVGRACE_GPU_BAD_PAGE_MAPPED);
-		schedule_work(&nvdev->bad_page_work);
+	if (!xa_is_err(xa_store(&nvdev->poison.pages, pfn, xa_mk_value(1), GFP_ATOMIC))) {
+		xa_set_mark(&nvdev->poison.pages, pfn, NVGRACE_GPU_POISON_MAPPED);
+		schedule_work(&nvdev->poison.work);
 	}
 	*pgoff = page;
 	return 0;
 }
 
 /**
- * nvgrace_gpu_zap_bad_pages() - take pages that went bad out of all mappings
- * @work: &struct nvgrace_gpu_device.bad_page_work
+ * nvgrace_gpu_zap_poison() - take pages that went bad out of all mappings
+ * @work: &struct nvgrace_gpu_poison.work
  *
  * Context: Process context; takes memory_lock for write, so that a fault which did
  * not know the page for bad has come to its end.
  */
-void nvgrace_gpu_zap_bad_pages(struct work_struct *work)
+void nvgrace_gpu_zap_poison(struct work_struct *work)
 {
 	struct nvgrace_gpu_device *nvdev =
-		container_of(work, struct nvgrace_gpu_device, bad_page_work);
+		container_of(work, struct nvgrace_gpu_device, poison.work);
 	unsigned long pfn;
 	unsigned int i;
 	void *entry;
 
 	down_write(&nvdev->core.memory_lock);
-	xa_for_each_marked(&nvdev->bad_pages, pfn, entry, NVGRACE_GPU_BAD_PAGE_MAPPED) {
-		xa_clear_mark(&nvdev->bad_pages, pfn, NVGRACE_GPU_BAD_PAGE_MAPPED);
+	xa_for_each_marked(&nvdev->poison.pages, pfn, entry, NVGRACE_GPU_POISON_MAPPED) {
+		xa_clear_mark(&nvdev->poison.pages, pfn, NVGRACE_GPU_POISON_MAPPED);
 		for (i = 0; i < nvdev->nr_regions; i++) {
 			const struct nvgrace_gpu_region *region = &nvdev->regions[i];
 			u64 offset = PFN_PHYS(pfn) - region->base;
@@ -810,25 +810,25 @@ void nvgrace_gpu_zap_bad_pages(struct work_struct *work)
 }
 
 /**
- * nvgrace_gpu_watch_bad_pages() - have mm tell of pages that go bad
+ * nvgrace_gpu_watch_poison() - have mm tell of pages that go bad
  * @nvdev: the device, which is being opened
  *
  * Context: Process context, may sleep.
  * Return: 0, also where the kernel cannot do that; -EBUSY if somebody else has said
  * that a part of the memory is his, which is logged.
  */
-int nvgrace_gpu_watch_bad_pages(struct nvgrace_gpu_device *nvdev)
+int nvgrace_gpu_watch_poison(struct nvgrace_gpu_device *nvdev)
 {
-	while (nvdev->nr_spaces < nvdev->nr_regions) {
-		const struct nvgrace_gpu_region *region = &nvdev->regions[nvdev->nr_spaces];
-		struct pfn_address_space *space = &nvdev->spaces[nvdev->nr_spaces];
+	while (nvdev->poison.nr_spaces < nvdev->nr_regions) {
+		const struct nvgrace_gpu_region *region = &nvdev->regions[nvdev->poison.nr_spaces];
+		struct pfn_address_space *space = &nvdev->poison.spaces[nvdev->poison.nr_spaces];
 		int ret;
 
 		*space = (struct pfn_address_space) {
 			.node.start = PHYS_PFN(region->base),
 			.node.last = PHYS_PFN(region->base + region->backed) - 1,
 			.mapping = nvdev->core.vdev.inode->i_mapping,
-			.pfn_to_vma_pgoff = nvgrace_gpu_bad_page_to_pgoff,
+			.pfn_to_vma_pgoff = nvgrace_gpu_poison_to_pgoff,
 		};
 		ret = register_pfn_address_space(space);
 		if (ret == -EOPNOTSUPP)
@@ -836,26 +836,26 @@ int nvgrace_gpu_watch_bad_pages(struct nvgrace_gpu_device *nvdev)
 		if (ret) {
 			pci_err(nvdev->core.pdev, "%s: somebody else has registered the memory for memory failures: %d\n",
 				region->name, ret);
-			nvgrace_gpu_unwatch_bad_pages(nvdev);
+			nvgrace_gpu_unwatch_poison(nvdev);
 			return ret;
 		}
-		nvdev->nr_spaces++;
+		nvdev->poison.nr_spaces++;
 	}
 	return 0;
 }
 
 /**
- * nvgrace_gpu_unwatch_bad_pages() - take back what nvgrace_gpu_watch_bad_pages() did
+ * nvgrace_gpu_unwatch_poison() - take back what nvgrace_gpu_watch_poison() did
  * @nvdev: the device
  *
  * What is known of bad pages stays known: they are no better for the next user.
  *
  * Context: Process context, may sleep; memory_lock not held.
  */
-void nvgrace_gpu_unwatch_bad_pages(struct nvgrace_gpu_device *nvdev)
+void nvgrace_gpu_unwatch_poison(struct nvgrace_gpu_device *nvdev)
 {
 	/* Only what was registered: mm does not look whose range it takes out. */
-	while (nvdev->nr_spaces)
-		unregister_pfn_address_space(&nvdev->spaces[--nvdev->nr_spaces]);
-	flush_work(&nvdev->bad_page_work);
+	while (nvdev->poison.nr_spaces)
+		unregister_pfn_address_space(&nvdev->poison.spaces[--nvdev->poison.nr_spaces]);
+	flush_work(&nvdev->poison.work);
 }

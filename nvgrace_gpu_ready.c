@@ -83,17 +83,17 @@ int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev)
 }
 
 /* 0: ready. -EAGAIN: not yet. -ENODEV: nothing answers, and nothing will. */
-static int read_training(struct pci_dev *pdev, void __iomem *bar0,
-			 struct nvgrace_gpu_training *training)
+static int read_registers(struct pci_dev *pdev, void __iomem *bar0,
+			 struct nvgrace_gpu_status *status)
 {
-	training->link = ioread32(bar0 + BAR0_C2C_LINK);
-	training->memory = ioread32(bar0 + BAR0_HBM_TRAINING);
+	status->link = ioread32(bar0 + BAR0_C2C_LINK);
+	status->memory = ioread32(bar0 + BAR0_HBM_TRAINING);
 
-	if (training->link == BAR0_READY && training->memory == BAR0_READY)
+	if (status->link == BAR0_READY && status->memory == BAR0_READY)
 		return 0;
 
-	if ((PCI_POSSIBLE_ERROR(training->link) ||
-	     PCI_POSSIBLE_ERROR(training->memory)) &&
+	if ((PCI_POSSIBLE_ERROR(status->link) ||
+	     PCI_POSSIBLE_ERROR(status->memory)) &&
 	    !pci_device_is_present(pdev))
 		return -ENODEV;
 
@@ -112,14 +112,14 @@ static int sleep_before_poll(unsigned int *ms)
 static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 {
 	unsigned long limit = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
-	struct nvgrace_gpu_training training;
+	struct nvgrace_gpu_status status;
 	unsigned int ms = 1;
 	bool last;
 	int ret;
 
 	do {
 		last = time_after_eq(jiffies, limit);
-		ret = read_training(pdev, bar0, &training);
+		ret = read_registers(pdev, bar0, &status);
 		if (ret == -ENODEV)
 			return dev_err_probe(&pdev->dev, ret,
 					     "BAR0 and config space read all ones: the GPU is gone\n");
@@ -133,8 +133,8 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 	return dev_err_probe(&pdev->dev, -ETIME,
 			     "not ready after %lu s: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x, both should be 0x%x\n",
 			     READY_LIMIT_MS / MSEC_PER_SEC,
-			     BAR0_C2C_LINK, training.link,
-			     BAR0_HBM_TRAINING, training.memory, BAR0_READY);
+			     BAR0_C2C_LINK, status.link,
+			     BAR0_HBM_TRAINING, status.memory, BAR0_READY);
 }
 
 /**
@@ -189,10 +189,10 @@ out_disable:
 static void set_not_ready(struct nvgrace_gpu_device *nvdev,
 			  enum nvgrace_gpu_ready_state state)
 {
-	lockdep_assert_held_write(&nvdev->ready_lock);
+	lockdep_assert_held_write(&nvdev->gate.ready_lock);
 
-	nvdev->ready = state;
-	nvdev->ready_limit = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
+	nvdev->gate.ready = state;
+	nvdev->gate.deadline = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
 }
 
 /**
@@ -211,9 +211,9 @@ static void set_not_ready(struct nvgrace_gpu_device *nvdev,
 void nvgrace_gpu_ready_lost(struct nvgrace_gpu_device *nvdev,
 			    enum nvgrace_gpu_ready_state state)
 {
-	down_write(&nvdev->ready_lock);
+	down_write(&nvdev->gate.ready_lock);
 	set_not_ready(nvdev, state);
-	up_write(&nvdev->ready_lock);
+	up_write(&nvdev->gate.ready_lock);
 }
 
 /**
@@ -226,14 +226,14 @@ void nvgrace_gpu_ready_lost(struct nvgrace_gpu_device *nvdev,
  */
 void nvgrace_gpu_ready_unknown(struct nvgrace_gpu_device *nvdev)
 {
-	down_write(&nvdev->ready_lock);
-	if (nvdev->ready != NVGRACE_GPU_RESETTING)
+	down_write(&nvdev->gate.ready_lock);
+	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING)
 		set_not_ready(nvdev, NVGRACE_GPU_TRAINING);
-	up_write(&nvdev->ready_lock);
+	up_write(&nvdev->gate.ready_lock);
 }
 
-static int look_in_d0(struct nvgrace_gpu_device *nvdev,
-		      struct nvgrace_gpu_training *training)
+static int read_in_d0(struct nvgrace_gpu_device *nvdev,
+		      struct nvgrace_gpu_status *status)
 {
 	struct pci_dev *pdev = nvdev->core.pdev;
 	u32 low, high;
@@ -257,7 +257,7 @@ static int look_in_d0(struct nvgrace_gpu_device *nvdev,
 		pci_write_config_word(pdev, PCI_COMMAND,
 				      command | PCI_COMMAND_MEMORY);
 
-	ret = read_training(pdev, nvdev->core.barmap[0], training);
+	ret = read_registers(pdev, nvdev->core.barmap[0], status);
 
 	/* An interrupt may have been masked meanwhile, in another bit. */
 	if (!(command & PCI_COMMAND_MEMORY)) {
@@ -269,9 +269,9 @@ static int look_in_d0(struct nvgrace_gpu_device *nvdev,
 }
 
 /**
- * nvgrace_gpu_look() - look whether the GPU is ready
+ * nvgrace_gpu_read_status() - look whether the GPU is ready
  * @nvdev: the device
- * @training: what the registers read, untouched if they could not be read
+ * @status: what the registers read, untouched if they could not be read
  *
  * BAR0 answers in D0 with memory space enabled. The user may have it off, which is
  * no reason not to get at the coherent memory: it is on for the time of a look.
@@ -280,13 +280,13 @@ static int look_in_d0(struct nvgrace_gpu_device *nvdev,
  * Return: 0 if it is; -EAGAIN if not yet, also if its BARs are yet to be restored;
  * -EIO if it sleeps; -ENODEV if it is gone.
  */
-VISIBLE_IF_KUNIT int nvgrace_gpu_look(struct nvgrace_gpu_device *nvdev,
-				      struct nvgrace_gpu_training *training)
+VISIBLE_IF_KUNIT int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
+				      struct nvgrace_gpu_status *status)
 {
 	struct device *dev = &nvdev->core.pdev->dev;
 	int active, ret;
 
-	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_look, nvdev, training);
+	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_read_status, nvdev, status);
 
 	lockdep_assert_held_write(&nvdev->core.memory_lock);
 
@@ -298,7 +298,7 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_look(struct nvgrace_gpu_device *nvdev,
 	if (nvgrace_gpu_in_d3(&nvdev->core))
 		ret = -EIO;
 	else
-		ret = look_in_d0(nvdev, training);
+		ret = read_in_d0(nvdev, status);
 
 	/* An error means that there is no runtime PM for the device. */
 	if (active > 0)
@@ -317,7 +317,7 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_look(struct nvgrace_gpu_device *nvdev,
  */
 int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev)
 {
-	struct nvgrace_gpu_training training = {
+	struct nvgrace_gpu_status status = {
 		.link = (u32)PCI_ERROR_RESPONSE,
 		.memory = (u32)PCI_ERROR_RESPONSE,
 	};
@@ -325,24 +325,24 @@ int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev)
 	bool last;
 
 	/* Whoever goes on from here looks again, with the lock held. */
-	if (READ_ONCE(nvdev->ready) == NVGRACE_GPU_READY)
+	if (READ_ONCE(nvdev->gate.ready) == NVGRACE_GPU_READY)
 		return 0;
 
 	if (!down_write_trylock(&nvdev->core.memory_lock))
 		return -EBUSY;
-	down_read(&nvdev->ready_lock);
+	down_read(&nvdev->gate.ready_lock);
 
 	/* A reset that was not seen to end in that time has failed. */
-	last = time_after_eq(jiffies, nvdev->ready_limit);
-	if (nvdev->ready == NVGRACE_GPU_READY) {
+	last = time_after_eq(jiffies, nvdev->gate.deadline);
+	if (nvdev->gate.ready == NVGRACE_GPU_READY) {
 		ret = 0;
-	} else if (nvdev->ready == NVGRACE_GPU_TRAINING || last) {
-		ret = nvgrace_gpu_look(nvdev, &training);
+	} else if (nvdev->gate.ready == NVGRACE_GPU_TRAINING || last) {
+		ret = nvgrace_gpu_read_status(nvdev, &status);
 		if (!ret)
-			WRITE_ONCE(nvdev->ready, NVGRACE_GPU_READY);
+			WRITE_ONCE(nvdev->gate.ready, NVGRACE_GPU_READY);
 	}
 
-	up_read(&nvdev->ready_lock);
+	up_read(&nvdev->gate.ready_lock);
 	up_write(&nvdev->core.memory_lock);
 
 	if (!ret || (ret == -EAGAIN && !last))
@@ -351,8 +351,8 @@ int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev)
 		dev_err_ratelimited(&nvdev->core.pdev->dev,
 				    "not ready %lu s after a reset: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x\n",
 				    READY_LIMIT_MS / MSEC_PER_SEC,
-				    BAR0_C2C_LINK, training.link,
-				    BAR0_HBM_TRAINING, training.memory);
+				    BAR0_C2C_LINK, status.link,
+				    BAR0_HBM_TRAINING, status.memory);
 	return -EIO;
 }
 

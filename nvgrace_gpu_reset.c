@@ -18,7 +18,7 @@ static void begin_reset(struct nvgrace_gpu_device *nvdev)
 static void end_reset(struct nvgrace_gpu_device *nvdev)
 {
 	nvgrace_gpu_config_reset(nvdev);
-	atomic_long_inc(&nvdev->resets);
+	atomic_long_inc(&nvdev->stats.resets);
 	nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_TRAINING);
 	nvgrace_gpu_zap_regions(nvdev);
 }
@@ -60,7 +60,7 @@ static void nvgrace_gpu_error_resume(struct pci_dev *pdev)
 	struct nvgrace_gpu_device *nvdev =
 		to_nvgrace_gpu(dev_get_drvdata(&pdev->dev));
 
-	if (READ_ONCE(nvdev->ready) == NVGRACE_GPU_RESETTING) {
+	if (READ_ONCE(nvdev->gate.ready) == NVGRACE_GPU_RESETTING) {
 		end_reset(nvdev);
 		return;
 	}

@@ -68,10 +68,10 @@ static int fixture_init(struct kunit *test)
 	test->priv = f;
 
 	init_rwsem(&f->nvdev.core.memory_lock);
-	init_rwsem(&f->nvdev.ready_lock);
-	xa_init(&f->nvdev.bad_pages);
-	f->nvdev.ready = NVGRACE_GPU_READY;
-	INIT_WORK(&f->nvdev.bad_page_work, nvgrace_gpu_zap_bad_pages);
+	init_rwsem(&f->nvdev.gate.ready_lock);
+	xa_init(&f->nvdev.poison.pages);
+	f->nvdev.gate.ready = NVGRACE_GPU_READY;
+	INIT_WORK(&f->nvdev.poison.work, nvgrace_gpu_zap_poison);
 	f->pdev.dev.init_name = test->name;
 	f->nvdev.core.pdev = &f->pdev;
 	f->nvdev.nr_regions = 2;
@@ -107,8 +107,8 @@ static void fixture_exit(struct kunit *test)
 
 	if (!f)
 		return;
-	flush_work(&f->nvdev.bad_page_work);
-	xa_destroy(&f->nvdev.bad_pages);
+	flush_work(&f->nvdev.poison.work);
+	xa_destroy(&f->nvdev.poison.pages);
 }
 
 /* ---- What a mapping may cover ---- */
@@ -465,9 +465,9 @@ static int goes_bad(struct kunit *test, unsigned long addr, phys_addr_t phys,
 	vma = vma_lookup(current->mm, addr);
 	KUNIT_EXPECT_NOT_NULL(test, vma);
 	if (vma)
-		ret = nvgrace_gpu_bad_page_to_pgoff(vma, PHYS_PFN(phys), pgoff);
+		ret = nvgrace_gpu_poison_to_pgoff(vma, PHYS_PFN(phys), pgoff);
 	mmap_read_unlock(current->mm);
-	flush_work(&f->nvdev.bad_page_work);
+	flush_work(&f->nvdev.poison.work);
 	return ret;
 }
 
@@ -514,9 +514,9 @@ static void where_a_bad_page_is_mapped(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, (u64)pgoff << PAGE_SHIFT,
 				VFIO_PCI_INDEX_TO_OFFSET(c->bar) + c->offset);
 	/* Remembered if it is one of the mapping's, and nothing besides. */
-	KUNIT_EXPECT_EQ(test, !c->ret, !xa_empty(&f->nvdev.bad_pages));
+	KUNIT_EXPECT_EQ(test, !c->ret, !xa_empty(&f->nvdev.poison.pages));
 	KUNIT_EXPECT_EQ(test, !c->ret,
-			!!xa_load(&f->nvdev.bad_pages, PHYS_PFN(c->phys)));
+			!!xa_load(&f->nvdev.poison.pages, PHYS_PFN(c->phys)));
 }
 
 static void a_mapping_of_no_region_has_no_bad_pages(struct kunit *test)
@@ -527,7 +527,7 @@ static void a_mapping_of_no_region_has_no_bad_pages(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, USER, map(test, 2, 0, 0, PAGE_SIZE));
 	f->nvdev.nr_regions = 0;
 	KUNIT_EXPECT_EQ(test, goes_bad(test, USER, BASE, &pgoff), -EFAULT);
-	KUNIT_EXPECT_TRUE(test, xa_empty(&f->nvdev.bad_pages));
+	KUNIT_EXPECT_TRUE(test, xa_empty(&f->nvdev.poison.pages));
 }
 
 /* Twice mapped, in a block each; its neighbours come back, and it does not. */
@@ -599,7 +599,7 @@ static bool fault_gives(struct kunit *test, unsigned long addr,
 
 	mmap_read_lock(current->mm);
 	down_read(&f->nvdev.core.memory_lock);
-	down_read(&f->nvdev.ready_lock);
+	down_read(&f->nvdev.gate.ready_lock);
 	{
 		struct vm_fault vmf = {
 			.vma = vma_lookup(current->mm, addr),
@@ -610,7 +610,7 @@ static bool fault_gives(struct kunit *test, unsigned long addr,
 		if (vmf.vma)
 			ret = nvgrace_gpu_region_fault(&f->nvdev, &vmf, order);
 	}
-	up_read(&f->nvdev.ready_lock);
+	up_read(&f->nvdev.gate.ready_lock);
 	up_read(&f->nvdev.core.memory_lock);
 	mmap_read_unlock(current->mm);
 	return ret == want;
@@ -656,10 +656,10 @@ static void watched_and_let_go(struct kunit *test)
 	int again;
 
 	for (again = 0; again < 2; again++) {
-		KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_bad_pages(&f->nvdev), 0);
-		KUNIT_EXPECT_TRUE(test, !f->nvdev.nr_spaces || f->nvdev.nr_spaces == 2);
-		nvgrace_gpu_unwatch_bad_pages(&f->nvdev);
-		KUNIT_EXPECT_EQ(test, f->nvdev.nr_spaces, 0);
+		KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_poison(&f->nvdev), 0);
+		KUNIT_EXPECT_TRUE(test, !f->nvdev.poison.nr_spaces || f->nvdev.poison.nr_spaces == 2);
+		nvgrace_gpu_unwatch_poison(&f->nvdev);
+		KUNIT_EXPECT_EQ(test, f->nvdev.poison.nr_spaces, 0);
 	}
 }
 
@@ -671,27 +671,27 @@ static void somebody_else_watches(struct kunit *test)
 
 	other = kunit_kzalloc(test, sizeof(*other), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, other);
-	INIT_WORK(&other->bad_page_work, nvgrace_gpu_zap_bad_pages);
+	INIT_WORK(&other->poison.work, nvgrace_gpu_zap_poison);
 	other->core.pdev = &f->pdev;
 	other->core.vdev.inode = f->nvdev.core.vdev.inode;
 	memcpy(other->regions, f->nvdev.regions, sizeof(other->regions));
 	other->nr_regions = 2;
 	other->regions[0].base = BASE + GIB(16);
 
-	KUNIT_ASSERT_EQ(test, nvgrace_gpu_watch_bad_pages(&f->nvdev), 0);
-	if (!f->nvdev.nr_spaces)
+	KUNIT_ASSERT_EQ(test, nvgrace_gpu_watch_poison(&f->nvdev), 0);
+	if (!f->nvdev.poison.nr_spaces)
 		kunit_skip(test, "this kernel does not know of memory without struct pages");
 
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_bad_pages(other), -EBUSY);
-	KUNIT_EXPECT_EQ(test, other->nr_spaces, 0);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_poison(other), -EBUSY);
+	KUNIT_EXPECT_EQ(test, other->poison.nr_spaces, 0);
 
 	other->nr_regions = 1;
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_bad_pages(other), 0);
-	KUNIT_EXPECT_EQ(test, other->nr_spaces, 1);
-	nvgrace_gpu_unwatch_bad_pages(other);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_poison(other), 0);
+	KUNIT_EXPECT_EQ(test, other->poison.nr_spaces, 1);
+	nvgrace_gpu_unwatch_poison(other);
 
-	KUNIT_EXPECT_EQ(test, f->nvdev.nr_spaces, 2);
-	nvgrace_gpu_unwatch_bad_pages(&f->nvdev);
+	KUNIT_EXPECT_EQ(test, f->nvdev.poison.nr_spaces, 2);
+	nvgrace_gpu_unwatch_poison(&f->nvdev);
 }
 
 /* ---- Region info ---- */

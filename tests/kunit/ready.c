@@ -80,7 +80,7 @@ struct waiting_gpu {
 };
 
 static int fake_look(struct nvgrace_gpu_device *nvdev,
-		     struct nvgrace_gpu_training *training)
+		     struct nvgrace_gpu_status *status)
 {
 	struct waiting_gpu *gpu = container_of(nvdev, struct waiting_gpu, nvdev);
 
@@ -90,7 +90,7 @@ static int fake_look(struct nvgrace_gpu_device *nvdev,
 	KUNIT_EXPECT_FALSE(kunit_get_current_test(),
 			   down_read_trylock(&nvdev->core.memory_lock));
 	KUNIT_EXPECT_FALSE(kunit_get_current_test(),
-			   down_write_trylock(&nvdev->ready_lock));
+			   down_write_trylock(&nvdev->gate.ready_lock));
 
 	return gpu->looks++ < gpu->busy ? -EAGAIN : gpu->result;
 }
@@ -102,12 +102,12 @@ static struct waiting_gpu *new_gpu(struct kunit *test,
 
 	KUNIT_ASSERT_NOT_NULL(test, gpu);
 	init_rwsem(&gpu->nvdev.core.memory_lock);
-	init_rwsem(&gpu->nvdev.ready_lock);
+	init_rwsem(&gpu->nvdev.gate.ready_lock);
 	gpu->pdev.dev.init_name = "gpu";
 	gpu->nvdev.core.pdev = &gpu->pdev;
 	nvgrace_gpu_ready_lost(&gpu->nvdev, NVGRACE_GPU_TRAINING);
-	gpu->nvdev.ready = state;
-	kunit_activate_static_stub(test, nvgrace_gpu_look, fake_look);
+	gpu->nvdev.gate.ready = state;
+	kunit_activate_static_stub(test, nvgrace_gpu_read_status, fake_look);
 	return gpu;
 }
 
@@ -149,12 +149,12 @@ static void look_once(struct kunit *test)
 
 	gpu->result = c->look;
 	if (c->late)
-		gpu->nvdev.ready_limit = jiffies;
+		gpu->nvdev.gate.deadline = jiffies;
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_poll_ready(&gpu->nvdev), c->ret);
-	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready, c->after);
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.ready, c->after);
 	KUNIT_EXPECT_EQ(test, gpu->looks, c->looks);
 	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.core.memory_lock));
-	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.ready_lock));
+	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.gate.ready_lock));
 }
 
 struct unknown_case {
@@ -178,11 +178,11 @@ static void unknown_after_d3(struct kunit *test)
 	struct waiting_gpu *gpu = new_gpu(test, c->before);
 	unsigned long limit = jiffies - 1;
 
-	gpu->nvdev.ready_limit = limit;
+	gpu->nvdev.gate.deadline = limit;
 	nvgrace_gpu_ready_unknown(&gpu->nvdev);
-	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready, c->after);
-	KUNIT_EXPECT_EQ(test, c->anew, gpu->nvdev.ready_limit != limit);
-	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.ready_lock));
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.ready, c->after);
+	KUNIT_EXPECT_EQ(test, c->anew, gpu->nvdev.gate.deadline != limit);
+	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.gate.ready_lock));
 }
 
 /* A reset holds the lock for seconds; nobody queues up behind it. */
@@ -203,7 +203,7 @@ static void wait_for_it(struct kunit *test)
 	gpu->busy = 4;
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), 0);
 	KUNIT_EXPECT_EQ(test, gpu->looks, 5);
-	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready, NVGRACE_GPU_READY);
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.ready, NVGRACE_GPU_READY);
 
 	/* No need to look again, until it is lost again. */
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), 0);
@@ -219,13 +219,13 @@ static void wait_has_a_limit(struct kunit *test)
 	struct waiting_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
 	unsigned long start = jiffies;
 
-	KUNIT_EXPECT_LE(test, gpu->nvdev.ready_limit - jiffies,
+	KUNIT_EXPECT_LE(test, gpu->nvdev.gate.deadline - jiffies,
 			msecs_to_jiffies(30000));
-	KUNIT_EXPECT_GT(test, gpu->nvdev.ready_limit - jiffies,
+	KUNIT_EXPECT_GT(test, gpu->nvdev.gate.deadline - jiffies,
 			msecs_to_jiffies(20000));
 
 	gpu->busy = UINT_MAX;
-	gpu->nvdev.ready_limit = jiffies + msecs_to_jiffies(50);
+	gpu->nvdev.gate.deadline = jiffies + msecs_to_jiffies(50);
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), -EIO);
 	KUNIT_EXPECT_TRUE(test, time_after_eq(jiffies, start + msecs_to_jiffies(50)));
 	/* 1, 2, 4, 8, 16 and 32 ms between them, more or less. */

@@ -92,10 +92,10 @@ static int fixture_init(struct kunit *test)
 	};
 
 	init_rwsem(&f->nvdev.core.memory_lock);
-	init_rwsem(&f->nvdev.ready_lock);
-	xa_init(&f->nvdev.bad_pages);
+	init_rwsem(&f->nvdev.gate.ready_lock);
+	xa_init(&f->nvdev.poison.pages);
 	f->nvdev.core.pdev = &f->pdev;
-	f->nvdev.ready = NVGRACE_GPU_READY;
+	f->nvdev.gate.ready = NVGRACE_GPU_READY;
 
 	kunit_activate_static_stub(test, nvgrace_gpu_map_window, fake_map_window);
 	return 0;
@@ -299,7 +299,7 @@ static void not_ready(struct kunit *test)
 	const struct ready_case *c = test->param_value;
 	struct fixture *f = test->priv;
 
-	f->nvdev.ready = c->ready;
+	f->nvdev.gate.ready = c->ready;
 	check_read(test, 0, 1, c->ret);
 	check_write(test, 0, 1, c->ret);
 	/* The hole does not need the device. */
@@ -332,12 +332,12 @@ static void bad_page(struct kunit *test)
 	const struct bad_case *c = test->param_value;
 	struct fixture *f = test->priv;
 
-	KUNIT_ASSERT_FALSE(test, xa_is_err(xa_store(&f->nvdev.bad_pages,
+	KUNIT_ASSERT_FALSE(test, xa_is_err(xa_store(&f->nvdev.poison.pages,
 						    PHYS_PFN(BASE) + 3,
 						    xa_mk_value(1), GFP_KERNEL)));
 	KUNIT_EXPECT_EQ(test, rw(test, c->pos, c->count, false), c->ret);
 	KUNIT_EXPECT_EQ(test, rw(test, c->pos, c->count, true), c->ret);
-	xa_destroy(&f->nvdev.bad_pages);
+	xa_destroy(&f->nvdev.poison.pages);
 }
 
 static ssize_t rw_when_killed(struct kunit *test, u64 pos, bool iswrite)

@@ -36,8 +36,8 @@ guest_is_stopped() {
 }
 
 bad_pages_are() {
-	cat "/sys/kernel/debug/vfio/$BDF/nvgrace_gpu/bad_pages"
-	[ "$(grep -cxE "0x7000000(5|7)000" "/sys/kernel/debug/vfio/$BDF/nvgrace_gpu/bad_pages")" = 2 ]
+	cat "/sys/kernel/debug/vfio/$BDF/nvgrace_gpu/poisoned_pages"
+	[ "$(grep -cxE "0x7000000(5|7)000" "/sys/kernel/debug/vfio/$BDF/nvgrace_gpu/poisoned_pages")" = 2 ]
 }
 
 export BDF REGIONS BASE=$base

@@ -26,7 +26,7 @@ bind_gpu "$BDF" nvgrace_gpu || fail "the GPU does not bind"
 took driver "nvgrace_gpu loaded, $BDF ($(cat "/sys/bus/pci/devices/$BDF/vendor"):$(cat "/sys/bus/pci/devices/$BDF/device")) bound to it by driver_override"
 
 # What the driver says that it found: name, first and last byte, BAR, backed, shown.
-dmesg | sed -n 's/.* \([a-z]*mem\) \[mem \(0x[0-9a-f]*\)-\(0x[0-9a-f]*\)\] is BAR\([0-9]\), \(0x[0-9a-f]*\) bytes backed of \(0x[0-9a-f]*\)$/\1 \2 \3 \4 \5 \6/p' > /tmp/regions
+dmesg | sed -n 's/.* \([a-z]*mem\) \[mem \(0x[0-9a-f]*\)-\(0x[0-9a-f]*\)\] is BAR\([0-9]\), backed \(0x[0-9a-f]*\) bar_size \(0x[0-9a-f]*\).*$/\1 \2 \3 \4 \5 \6/p' > /tmp/regions
 [ -s /tmp/regions ] || fail "the driver shows no usemem"
 first=$(awk 'NR == 1 { print $2 }' /tmp/regions) last=$(awk 'END { print $3 }' /tmp/regions)
 more "ACPI names coherent memory at $first-$last: $(gib $((last - first + 1))) GiB"

@@ -81,8 +81,8 @@ binds() {
 
 debugfs_regions() {
 	cat "/sys/kernel/debug/vfio/$hopper/nvgrace_gpu/regions"
-	printf '%s\n' 'usemem: BAR2 base 0x70000000000 backed 0xe0000000 padded 0x100000000' \
-		'resmem: BAR4 base 0x700e0000000 backed 0x40000000 padded 0x40000000' |
+	printf '%s\n' 'usemem: BAR2 base 0x70000000000 backed 0xe0000000 bar_size 0x100000000' \
+		'resmem: BAR4 base 0x700e0000000 backed 0x40000000 bar_size 0x40000000' |
 		cmp - "/sys/kernel/debug/vfio/$hopper/nvgrace_gpu/regions"
 }
 
