@@ -238,47 +238,38 @@ static int read_in_d0(struct nvgrace_gpu_device *nvdev,
 	struct pci_dev *pdev = nvdev->core.pdev;
 	u32 low, high;
 	u16 command;
-	int ret;
 
 	pci_read_config_word(pdev, PCI_COMMAND, &command);
 	if (PCI_POSSIBLE_ERROR(command))
 		return -ENODEV;
 
+	/* PCI_COMMAND is the guest's: memory is not turned on to find this out. */
+	if (!(command & PCI_COMMAND_MEMORY))
+		return -EIO;
+
 	/*
-	 * AER leaves config space as the reset left it. To turn memory on with
-	 * that in BAR0 would have the GPU answer in somebody else's place.
+	 * AER leaves config space as the reset left it, and only the VMM can
+	 * restore it. Until then BAR0 may decode addresses of another device.
 	 */
 	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_0, &low);
 	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_1, &high);
 	if (low != nvdev->core.rbar[0] || high != nvdev->core.rbar[1])
-		return -EAGAIN;
+		return -EIO;
 
-	if (!(command & PCI_COMMAND_MEMORY))
-		pci_write_config_word(pdev, PCI_COMMAND,
-				      command | PCI_COMMAND_MEMORY);
-
-	ret = read_registers(pdev, nvdev->core.barmap[0], status);
-
-	/* An interrupt may have been masked meanwhile, in another bit. */
-	if (!(command & PCI_COMMAND_MEMORY)) {
-		pci_read_config_word(pdev, PCI_COMMAND, &command);
-		pci_write_config_word(pdev, PCI_COMMAND,
-				      command & ~PCI_COMMAND_MEMORY);
-	}
-	return ret;
+	return read_registers(pdev, nvdev->core.barmap[0], status);
 }
 
 /**
- * nvgrace_gpu_read_status() - look whether the GPU is ready
+ * nvgrace_gpu_read_status() - do the registers say that the GPU is ready?
  * @nvdev: the device
  * @status: what the registers read, untouched if they could not be read
  *
- * BAR0 answers in D0 with memory space enabled. The user may have it off, which is
- * no reason not to get at the coherent memory: it is on for the time of a look.
+ * BAR0 answers in D0 with memory enabled, and at the address that the core set.
  *
  * Context: Process context, memory_lock held for write.
- * Return: 0 if it is; -EAGAIN if not yet, also if its BARs are yet to be restored;
- * -EIO if it sleeps; -ENODEV if it is gone.
+ * Return: 0 if it is; -EAGAIN if not yet; -EIO if BAR0 cannot be read now, because of
+ * D3, PCI_COMMAND, or a reset after which only the VMM can restore the BARs; -ENODEV
+ * if the GPU is gone.
  */
 VISIBLE_IF_KUNIT int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 				      struct nvgrace_gpu_status *status)

@@ -164,11 +164,16 @@ TEST_F_TIMEOUT(gpu, accesses_wait, 60)
 	}
 }
 
-/* The user has memory space off: no reason to fail, and it stays off. */
-TEST_F(gpu, memory_space_off)
+/*
+ * The guest has memory off: whether the GPU is ready cannot be found out, so that
+ * there is an error at once, and PCI_COMMAND stays as it is. With memory on again
+ * the access waits.
+ */
+TEST_F(gpu, memory_off_after_reset)
 {
 	uint64_t value = 0;
 	uint16_t command;
+	long start;
 
 	if (!can_reset(variant))
 		SKIP(return, "the bus of this GPU is not reset");
@@ -176,11 +181,32 @@ TEST_F(gpu, memory_space_off)
 	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, PCI_COMMAND_MEMORY, 0));
 	ASSERT_TRUE(set_knob("ready_ms", TRAINING_MS));
 	ASSERT_EQ(0, variant->reset(&self->v));
-	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
-	EXPECT_EQ(VALUE, value);
-	EXPECT_EQ(1, knob("ready"));
+	start = now_ms();
+	EXPECT_EQ(-1, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(-1, pwrite(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(SIGBUS, touch(self->map, false));
+	EXPECT_GT(TRAINING_MS / 2, now_ms() - start);
 	ASSERT_EQ(2, pread(self->fd, &command, 2, CONFIG + PCI_COMMAND));
 	EXPECT_EQ(0, command & PCI_COMMAND_MEMORY);
+
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(VALUE, value);
+	EXPECT_EQ(0, touch(self->map, false));
+	EXPECT_EQ(1, knob("ready"));
+}
+
+/* Known to be ready, the memory is there whatever PCI_COMMAND says. */
+TEST_F(gpu, memory_off_when_ready)
+{
+	uint64_t value = 0;
+
+	EXPECT_EQ(0, touch(self->map, true));
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, PCI_COMMAND_MEMORY, 0));
+	EXPECT_EQ(8, pwrite(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(0, touch(self->map, false));
 }
 
 /* In a process of its own, so that it can be killed and can get SIGBUS. */
@@ -536,13 +562,12 @@ TEST_F(power, runtime_suspend)
 
 /*
  * AER resets the bus and leaves config space as the reset left it: the memory
- * can't be used until the user opens the device anew, but nothing else is lost.
+ * can't be used until the VMM has restored the BARs.
  */
 TEST_F(power, aer_recovery)
 {
 	long resets = driver_says("resets", NULL), start = now_ms();
 	uint64_t value = 0;
-	pid_t pid;
 
 	if (!strcmp(getenv("RESET") ?: "", "flr"))
 		SKIP(return, "the kernel does not reset the bus of this GPU");
@@ -553,14 +578,20 @@ TEST_F(power, aer_recovery)
 		usleep(10000);
 	EXPECT_EQ(resets + 1, driver_says("resets", NULL));
 
-	pid = fork();
-	if (!pid)
-		_exit(touch(self->map, false));
-	usleep(500000);
-	EXPECT_EQ(0, waitpid(pid, NULL, WNOHANG));
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
+	/* Only the VMM can restore the BARs, so nothing waits for them. */
+	start = now_ms();
+	EXPECT_EQ(SIGBUS, touch(self->map, false));
+	EXPECT_EQ(-1, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
 
+	/* It does so by turning memory on. */
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(VALUE, value);
+	EXPECT_EQ(0, touch(self->map, false));
+
+	/* So does the next open. */
 	munmap(self->map, MAPPED);
 	vfio_close(&self->v);
 	ASSERT_EQ(0, vfio_open(&self->v, true));
