@@ -105,6 +105,10 @@ struct nvgrace_gpu_gate {
 	unsigned long deadline;
 };
 
+/* How to enter the gate, see nvgrace_gpu_gate_enter(). */
+#define NVGRACE_GPU_GATE_AWAKE	BIT(0)
+#define NVGRACE_GPU_GATE_NOWAIT	BIT(1)
+
 /**
  * struct nvgrace_gpu_status - what the registers read that tell of readiness
  * @link: of the C2C link
@@ -180,30 +184,19 @@ to_nvgrace_gpu(struct vfio_pci_core_device *core)
 	return container_of(core, struct nvgrace_gpu_device, core);
 }
 
-/*
- * The user moves the device to D3 and back with memory_lock held for write. Runtime
- * suspend does without: who asks either knows from pm_runtime_engaged that there is
- * none, or holds a runtime PM reference.
- */
-static inline bool nvgrace_gpu_in_d3(const struct vfio_pci_core_device *core)
-{
-	lockdep_assert_held(&core->memory_lock);
-
-	return core->pdev->current_state == PCI_D3hot ||
-	       core->pdev->current_state == PCI_D3cold;
-}
-
 /* nvgrace_gpu_acpi.c */
 int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range);
 
 /* nvgrace_gpu_ready.c */
 int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev);
 int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev);
-void nvgrace_gpu_ready_lost(struct nvgrace_gpu_device *nvdev,
-			    enum nvgrace_gpu_ready_state state);
-void nvgrace_gpu_ready_unknown(struct nvgrace_gpu_device *nvdev);
-int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev);
-int nvgrace_gpu_wait_ready(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev);
+int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags);
+void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev);
+int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags);
+void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
+			     enum nvgrace_gpu_ready_state state);
+void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev);
 
 /* nvgrace_gpu_debugfs.c */
 #if IS_ENABLED(CONFIG_VFIO_DEBUGFS)
@@ -230,8 +223,6 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
 			    const struct nvgrace_gpu_region *region,
 			    struct vm_area_struct *vma);
-vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
-				    struct vm_fault *vmf, unsigned int order);
 void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_watch_poison(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_unwatch_poison(struct nvgrace_gpu_device *nvdev);
@@ -269,10 +260,8 @@ ssize_t nvgrace_gpu_core_read(struct nvgrace_gpu_device *nvdev,
 ssize_t nvgrace_gpu_core_write(struct nvgrace_gpu_device *nvdev,
 			       const char __user *buf, size_t count,
 			       loff_t *ppos);
-ssize_t nvgrace_gpu_try_rw(struct nvgrace_gpu_device *nvdev,
-			   const struct nvgrace_gpu_region *region,
-			   char __user *buf, size_t count, loff_t *ppos,
-			   bool iswrite);
+vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
+				    struct vm_fault *vmf, unsigned int order);
 int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 			    struct nvgrace_gpu_status *status);
 u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);
@@ -281,7 +270,7 @@ bool nvgrace_gpu_block_fits(unsigned long start, unsigned long end,
 			    unsigned long block, phys_addr_t phys,
 			    unsigned long size);
 int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
-				  pgoff_t *pgoff);
+				pgoff_t *pgoff);
 #endif
 
 #endif /* NVGRACE_GPU_H */

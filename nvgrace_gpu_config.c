@@ -195,7 +195,7 @@ static ssize_t write_core(struct nvgrace_gpu_device *nvdev,
 
 	ret = nvgrace_gpu_core_write(nvdev, buf, count, ppos);
 	if (before != PCI_D0 || READ_ONCE(*state) != PCI_D0)
-		nvgrace_gpu_ready_unknown(nvdev);
+		nvgrace_gpu_gate_retrain(nvdev);
 	return ret;
 }
 

@@ -50,7 +50,7 @@ static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
 
 	spin_lock_init(&nvdev->bar_lock);
-	init_rwsem(&nvdev->gate.ready_lock);
+	nvgrace_gpu_gate_init(nvdev);
 	xa_init(&nvdev->poison.pages);
 	INIT_WORK(&nvdev->poison.work, nvgrace_gpu_zap_poison);
 
@@ -69,7 +69,7 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 
 	/* Whether or not that could reset the device, the last user is gone. */
 	nvgrace_gpu_config_reset(nvdev);
-	nvgrace_gpu_ready_unknown(nvdev);
+	nvgrace_gpu_gate_retrain(nvdev);
 
 	if (!nvdev->nr_regions)
 		return 0;
@@ -113,7 +113,7 @@ static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 	nvgrace_gpu_dmabuf_close(nvdev);
 	vfio_pci_core_close_device(core_vdev);
 	/* That resets the device, and announces it to nobody. */
-	nvgrace_gpu_ready_unknown(nvdev);
+	nvgrace_gpu_gate_retrain(nvdev);
 }
 
 static int nvgrace_gpu_get_region_info(struct vfio_device *core_vdev,
@@ -162,7 +162,7 @@ static int nvgrace_gpu_device_feature(struct vfio_device *core_vdev, u32 flags,
 	switch (flags & VFIO_DEVICE_FEATURE_MASK) {
 	case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY:
 	case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP:
-		nvgrace_gpu_ready_unknown(to_nvdev(core_vdev));
+		nvgrace_gpu_gate_retrain(to_nvdev(core_vdev));
 	}
 	return ret;
 }

@@ -192,35 +192,30 @@ int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 }
 
 /* Has a page of these gone bad? */
-static bool has_poisoned_page(struct nvgrace_gpu_device *nvdev, unsigned long pfn,
-			 unsigned long nr_pages)
+static bool has_poisoned_page(struct nvgrace_gpu_device *nvdev,
+			      unsigned long pfn, unsigned long nr_pages)
 {
 	return xa_find(&nvdev->poison.pages, &pfn, pfn + nr_pages - 1, XA_PRESENT);
 }
 
 /*
- * Copy between the mapped window and a kernel buffer, with resets and the power
- * changes that the VFIO user asks for kept out. The user's memory is not touched
- * here: a fault on it would take the mmap lock inside memory_lock, and the fault
- * handler nests them the other way round. It may even be a mapping of this
- * region.
+ * Copy between the mapped window and a kernel buffer, within the gate. The user's
+ * memory is not touched there: a fault on it would take the mmap lock inside
+ * memory_lock, and the fault handler nests them the other way round. It may even be
+ * a mapping of this region.
  */
 static int copy_window(struct nvgrace_gpu_device *nvdev,
 		       const struct nvgrace_gpu_region *region, phys_addr_t phys,
 		       void *window, void *bounce, size_t count, bool iswrite)
 {
 	unsigned long pfn = PHYS_PFN(phys);
-	int ret = 0;
+	int ret;
 
-	if (down_read_killable(&nvdev->core.memory_lock))
-		return -EINTR;
-	down_read(&nvdev->gate.ready_lock);
+	ret = nvgrace_gpu_gate_enter(nvdev, NVGRACE_GPU_GATE_AWAKE);
+	if (ret)
+		return ret;
 
-	if (nvgrace_gpu_in_d3(&nvdev->core)) {
-		ret = -EIO;
-	} else if (nvdev->gate.ready != NVGRACE_GPU_READY) {
-		ret = -EAGAIN;
-	} else if (has_poisoned_page(nvdev, pfn, PHYS_PFN(phys + count - 1) - pfn + 1)) {
+	if (has_poisoned_page(nvdev, pfn, PHYS_PFN(phys + count - 1) - pfn + 1)) {
 		ret = -EHWPOISON;
 	} else if (iswrite) {
 		memcpy(window, bounce, count);
@@ -230,8 +225,7 @@ static int copy_window(struct nvgrace_gpu_device *nvdev,
 		ret = -EIO; /* poisoned, on architectures that survive it */
 	}
 
-	up_read(&nvdev->gate.ready_lock);
-	up_read(&nvdev->core.memory_lock);
+	nvgrace_gpu_gate_exit(nvdev);
 	return ret;
 }
 
@@ -328,9 +322,23 @@ static int read_hole(char __user *buf, void *bounce, size_t count)
 	return 0;
 }
 
+/* A region's read() or write() with the GPU awake, in kernel buffer BOUNCE. */
+static int rw_once(struct nvgrace_gpu_device *nvdev,
+		   const struct nvgrace_gpu_region *region, char __user *buf,
+		   void *bounce, u64 pos, size_t count, size_t backed,
+		   bool iswrite)
+{
+	int ret;
+
+	ret = rw_backed(nvdev, region, buf, bounce, pos, backed, iswrite);
+	if (!ret && !iswrite)
+		ret = read_hole(buf + backed, bounce, count - backed);
+	return ret;
+}
+
 /**
- * nvgrace_gpu_try_rw() - read() or write() on a region, if the GPU is ready
- * @nvdev: the device, which the caller keeps from runtime suspend
+ * nvgrace_gpu_region_rw() - read() or write() on a region
+ * @nvdev: the device
  * @region: the region that *@ppos is in
  * @buf: the user's buffer; only read from if @iswrite
  * @count: bytes asked for
@@ -341,19 +349,22 @@ static int read_hole(char __user *buf, void *bounce, size_t count)
  * a read gives all ones and a write is dropped; an access that crosses the end
  * of the BAR is cut there.
  *
- * Context: Process context, no locks held; takes memory_lock and ready_lock for
- * read.
- * Return: bytes read or written; -EINVAL at or beyond the end of the BAR;
- * -EFAULT if @buf is bad; -EAGAIN if the GPU is not ready, and part of the access
- * may have been done then; -EIO if it is in D3 and stays there; -EHWPOISON if a
- * page of it went bad; -ENOMEM; -EINTR if the caller was killed.
+ * Resumes the GPU from runtime suspend, and waits for it if it is not ready, with no
+ * lock held. If a reset cuts an access short then all of it is done again: it is
+ * memory.
+ *
+ * Context: Process context, no locks held; enters the gate.
+ * Return: bytes read or written; -EINVAL at or beyond the end of the BAR; -EFAULT if
+ * @buf is bad; -EIO if the GPU is in D3 and stays there, or the gate cannot be
+ * entered; -EHWPOISON if a page of the access is poisoned; -ENOMEM; -EINTR if the
+ * task was killed.
  */
-VISIBLE_IF_KUNIT
-ssize_t nvgrace_gpu_try_rw(struct nvgrace_gpu_device *nvdev,
-			   const struct nvgrace_gpu_region *region,
+ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
+			      const struct nvgrace_gpu_region *region,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite)
 {
+	struct device *dev = &nvdev->core.pdev->dev;
 	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
 	size_t backed;
 	void *bounce;
@@ -368,59 +379,29 @@ ssize_t nvgrace_gpu_try_rw(struct nvgrace_gpu_device *nvdev,
 	if (!bounce)
 		return -ENOMEM;
 
-	ret = rw_backed(nvdev, region, buf, bounce, pos, backed, iswrite);
-	if (!ret && !iswrite)
-		ret = read_hole(buf + backed, bounce, count - backed);
+	if (pm_runtime_resume_and_get(dev)) {
+		ret = -EIO;
+		goto out_free;
+	}
 
+	do {
+		ret = rw_once(nvdev, region, buf, bounce, pos, count, backed, iswrite);
+		if (ret != -EAGAIN)
+			break;
+		ret = nvgrace_gpu_gate_wait(nvdev, NVGRACE_GPU_GATE_AWAKE);
+	} while (!ret);
+
+	/* Back to sleep, if that is where it was. */
+	if (READ_ONCE(nvdev->core.pm_runtime_engaged))
+		nvgrace_gpu_gate_retrain(nvdev);
+	pm_runtime_put(dev);
+out_free:
 	kvfree(bounce);
 	if (ret)
 		return ret;
 
 	*ppos += count;
 	return count;
-}
-
-/**
- * nvgrace_gpu_region_rw() - read() or write() on a region
- * @nvdev: the device
- * @region: the region that *@ppos is in
- * @buf: the user's buffer; only read from if @iswrite
- * @count: bytes asked for
- * @ppos: VFIO offset; advanced by what is returned, untouched on error
- * @iswrite: direction
- *
- * Resumes the GPU from runtime suspend, and waits for it if it is not ready, with no
- * lock held. If a reset cuts an access short then all of it is done again: it is
- * memory.
- *
- * Context: Process context, no locks held; takes memory_lock and ready_lock for
- * read.
- * Return: as nvgrace_gpu_try_rw(), but never -EAGAIN; -EIO if the GPU cannot be
- * resumed or does not get ready.
- */
-ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
-			 const struct nvgrace_gpu_region *region,
-			 char __user *buf, size_t count, loff_t *ppos,
-			 bool iswrite)
-{
-	struct device *dev = &nvdev->core.pdev->dev;
-	ssize_t ret;
-
-	if (pm_runtime_resume_and_get(dev))
-		return -EIO;
-
-	do {
-		ret = nvgrace_gpu_try_rw(nvdev, region, buf, count, ppos, iswrite);
-		if (ret != -EAGAIN)
-			break;
-		ret = nvgrace_gpu_wait_ready(nvdev);
-	} while (!ret);
-
-	/* Back to sleep, if that is where it was. */
-	if (READ_ONCE(nvdev->core.pm_runtime_engaged))
-		nvgrace_gpu_ready_unknown(nvdev);
-	pm_runtime_put(dev);
-	return ret;
 }
 
 /**
@@ -471,12 +452,12 @@ static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
  * @vmf: the fault, on a mapping that nvgrace_gpu_region_mmap() made
  * @order: log2 of the pages in the block that is wanted
  *
- * Context: Process context, mmap or VMA lock held; memory_lock and ready_lock held
- * for read, and the GPU's memory can be used.
+ * Context: Process context, mmap or VMA lock held, within the gate.
  * Return: VM_FAULT_NOPAGE; VM_FAULT_FALLBACK if a smaller block has to do, because
  * of alignment or for a bad page in it; VM_FAULT_HWPOISON on a bad page;
  * VM_FAULT_OOM; VM_FAULT_SIGBUS.
  */
+VISIBLE_IF_KUNIT
 vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 				    struct vm_fault *vmf, unsigned int order)
 {
@@ -524,7 +505,10 @@ static void count_fault(struct nvgrace_gpu_device *nvdev, unsigned int order,
 	atomic_long_inc(&nvdev->stats.faults[what]);
 }
 
-/* Wait for the GPU with the fault's lock released, and have the fault tried again. */
+/*
+ * Wait for the GPU with the fault's lock released, and have the fault tried again.
+ * If the GPU does not get ready, the next try finds that out.
+ */
 static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
 				 struct vm_fault *vmf)
 {
@@ -537,56 +521,39 @@ static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
 	/* The mapping can go meanwhile, and then the device after fput(). */
 	file = get_file(vmf->vma->vm_file);
 	release_fault_lock(vmf);
-	/* If it can't be used, the next try finds out. */
-	nvgrace_gpu_wait_ready(nvdev);
+	nvgrace_gpu_gate_wait(nvdev, 0);
 	fput(file);
 	return VM_FAULT_RETRY;
 }
 
 /*
  * The core zaps the mappings of every BAR with memory_lock held for write when
- * it resets the device, moves it to D3 or turns its memory off. Holding the lock
- * for read keeps a page from coming back before that is over. Resets that others
- * ask for go without, and are told by ready_lock.
+ * it resets the device, moves it to D3 or turns its memory off. Within the gate no
+ * page comes back before that is over.
  *
- * A reset takes its time: nobody waits for it with the mmap lock held, unless the
- * fault is of the rare kind that can't be tried again.
+ * A reset takes seconds, and no fault waits for it with the mmap lock held, unless
+ * the fault is of the rare kind that cannot be tried again.
  */
 static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
 			    struct vm_fault *vmf, unsigned int order)
 {
 	bool may_retry = vmf->flags & FAULT_FLAG_ALLOW_RETRY;
+	vm_fault_t ret;
 	int err;
 
 	do {
-		vm_fault_t ret = VM_FAULT_SIGBUS;
-		bool ready = true;
-
-		if (!down_read_trylock(&nvdev->core.memory_lock)) {
-			if (may_retry)
-				return wait_and_retry(nvdev, vmf);
-			down_read(&nvdev->core.memory_lock);
-		}
-		down_read(&nvdev->gate.ready_lock);
-
-		if (!nvdev->core.pm_runtime_engaged &&
-		    !nvgrace_gpu_in_d3(&nvdev->core)) {
-			ready = nvdev->gate.ready == NVGRACE_GPU_READY;
-			if (ready)
-				ret = nvgrace_gpu_region_fault(nvdev, vmf, order);
-		}
-
-		up_read(&nvdev->gate.ready_lock);
-		up_read(&nvdev->core.memory_lock);
-		if (ready)
+		err = nvgrace_gpu_gate_enter(nvdev,
+					     may_retry ? NVGRACE_GPU_GATE_NOWAIT : 0);
+		if (!err) {
+			ret = nvgrace_gpu_region_fault(nvdev, vmf, order);
+			nvgrace_gpu_gate_exit(nvdev);
 			return ret;
-
-		/* It may have got ready since somebody looked last. */
-		err = nvgrace_gpu_poll_ready(nvdev);
-		if (may_retry && (err == -EBUSY || err == -EAGAIN))
+		}
+		if (err == -EAGAIN && may_retry)
 			return wait_and_retry(nvdev, vmf);
-		cond_resched();
-	} while (!err || err == -EBUSY);
+		if (err == -EAGAIN)
+			err = nvgrace_gpu_gate_wait(nvdev, 0);
+	} while (!err);
 
 	return VM_FAULT_SIGBUS;
 }
@@ -747,8 +714,8 @@ int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
  * Return: 0; -EFAULT if @vma does not cover the page.
  */
 VISIBLE_IF_KUNIT int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma,
-						   unsigned long pfn,
-						   pgoff_t *pgoff)
+						 unsigned long pfn,
+						 pgoff_t *pgoff)
 {
 	struct nvgrace_gpu_device *nvdev = to_nvgrace_gpu(vma->vm_private_data);
 	const struct nvgrace_gpu_region *region;

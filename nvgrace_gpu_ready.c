@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Is the GPU there? What it needs, and whether its memory can be used yet
+ * The gate: may the memory be used now? And does the GPU need a carve-out?
  *
- * After boot and after each reset the link to the GPU and its memory are trained,
- * which takes seconds. Two registers in BAR0 say that it is over. Until then
- * nobody should access the memory: it does no harm to the host, but all ones
- * are read, writes are lost, and corrected RAS events are logged.
+ * After boot and after each reset the GPU trains the C2C link and its memory, which
+ * takes seconds. Two registers in BAR0 say when both are ready. Until then nothing
+ * should access the memory: that does no harm to the host, but reads give all ones,
+ * writes are lost, and the platform logs corrected RAS events.
+ *
+ * Whatever accesses or maps the memory enters the gate first and exits it after.
+ * What takes readiness away revokes it: when nvgrace_gpu_gate_revoke() returns, all
+ * that had entered have exited. Mappings outlast that, so the caller zaps them.
  */
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
 #include <linux/delay.h>
 #include <linux/jiffies.h>
-#include <linux/mm.h>
 #include <linux/pci.h>
-#include <linux/pm_runtime.h>
 #include <linux/sched/signal.h>
 
 #include "nvgrace_gpu.h"
@@ -28,7 +30,7 @@
 #define BAR0_HBM_TRAINING	0x200BC
 #define BAR0_READY		0xFF
 
-/* How long training may take, and how long to sleep between two looks at it. */
+/* How long training may take, and how long to sleep between two polls of it. */
 #define READY_LIMIT_MS		(30 * MSEC_PER_SEC)
 #define POLL_MAX_MS		128
 
@@ -84,7 +86,7 @@ int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev)
 
 /* 0: ready. -EAGAIN: not yet. -ENODEV: nothing answers, and nothing will. */
 static int read_registers(struct pci_dev *pdev, void __iomem *bar0,
-			 struct nvgrace_gpu_status *status)
+			  struct nvgrace_gpu_status *status)
 {
 	status->link = ioread32(bar0 + BAR0_C2C_LINK);
 	status->memory = ioread32(bar0 + BAR0_HBM_TRAINING);
@@ -100,7 +102,7 @@ static int read_registers(struct pci_dev *pdev, void __iomem *bar0,
 	return -EAGAIN;
 }
 
-/* Sleep between two looks, ever longer. -EINTR if the task is killed. */
+/* Sleep between two polls, ever longer. -EINTR if the task is killed. */
 static int sleep_before_poll(unsigned int *ms)
 {
 	schedule_timeout_killable(msecs_to_jiffies(*ms));
@@ -186,58 +188,80 @@ out_disable:
 	return ret;
 }
 
-static void set_not_ready(struct nvgrace_gpu_device *nvdev,
-			  enum nvgrace_gpu_ready_state state)
+/**
+ * nvgrace_gpu_gate_init() - a gate that is closed until the registers are read
+ * @nvdev: the device
+ *
+ * Context: Any.
+ */
+void nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev)
 {
-	lockdep_assert_held_write(&nvdev->gate.ready_lock);
+	init_rwsem(&nvdev->gate.ready_lock);
+	nvdev->gate.ready = NVGRACE_GPU_TRAINING;
+	nvdev->gate.deadline = jiffies;
+}
 
-	nvdev->gate.ready = state;
+/**
+ * nvgrace_gpu_gate_revoke() - the memory can be used no more
+ * @nvdev: the device
+ * @state: %NVGRACE_GPU_RESETTING if a reset begins, so that what the registers read
+ *	until its end means nothing; %NVGRACE_GPU_TRAINING if the GPU may have to
+ *	train from now on
+ *
+ * All that had entered the gate have exited when this returns. The time that the GPU
+ * has to get ready starts again.
+ *
+ * Context: Process context, may sleep; memory_lock may be held, or not.
+ */
+void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
+			     enum nvgrace_gpu_ready_state state)
+{
+	down_write(&nvdev->gate.ready_lock);
+	WRITE_ONCE(nvdev->gate.ready, state);
 	nvdev->gate.deadline = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
-}
-
-/**
- * nvgrace_gpu_ready_lost() - a reset begins or ends
- * @nvdev: the device
- * @state: %NVGRACE_GPU_RESETTING if a reset is about to begin, so that what the
- *	registers say until it is over means nothing; %NVGRACE_GPU_TRAINING if it is
- *	over
- *
- * When this returns nobody uses the memory any more on the strength of what was
- * known, but for mappings, which the caller zaps. The time that the GPU has to get
- * ready begins anew.
- *
- * Context: Process context, may sleep; memory_lock may be held, or not.
- */
-void nvgrace_gpu_ready_lost(struct nvgrace_gpu_device *nvdev,
-			    enum nvgrace_gpu_ready_state state)
-{
-	down_write(&nvdev->gate.ready_lock);
-	set_not_ready(nvdev, state);
 	up_write(&nvdev->gate.ready_lock);
 }
 
 /**
- * nvgrace_gpu_ready_unknown() - the GPU may have lost its training, as in D3
+ * nvgrace_gpu_gate_retrain() - the GPU may have to train, as after D3
  * @nvdev: the device
  *
- * As nvgrace_gpu_ready_lost(), but while a reset is going on it has the last word.
+ * As nvgrace_gpu_gate_revoke() with %NVGRACE_GPU_TRAINING, but a reset that is going
+ * on stays so until its own end.
  *
  * Context: Process context, may sleep; memory_lock may be held, or not.
  */
-void nvgrace_gpu_ready_unknown(struct nvgrace_gpu_device *nvdev)
+void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev)
 {
 	down_write(&nvdev->gate.ready_lock);
-	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING)
-		set_not_ready(nvdev, NVGRACE_GPU_TRAINING);
+	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING) {
+		WRITE_ONCE(nvdev->gate.ready, NVGRACE_GPU_TRAINING);
+		nvdev->gate.deadline = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
+	}
 	up_write(&nvdev->gate.ready_lock);
 }
 
-static int read_in_d0(struct nvgrace_gpu_device *nvdev,
-		      struct nvgrace_gpu_status *status)
+/**
+ * nvgrace_gpu_read_status() - do the registers say that the GPU is ready?
+ * @nvdev: the device, in D0
+ * @status: what the registers read, untouched if BAR0 cannot be read
+ *
+ * BAR0 answers with memory enabled, and at the address that vfio_pci_core set.
+ *
+ * Context: Process context; memory_lock keeps PCI_COMMAND and the power state from
+ * being changed, ready_lock keeps resets out.
+ * Return: 0 if they do; -EAGAIN if not yet; -EIO if BAR0 cannot be read now, because
+ * of PCI_COMMAND or a reset after which only the VMM can restore the BARs; -ENODEV if
+ * the GPU is gone.
+ */
+VISIBLE_IF_KUNIT int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
+					     struct nvgrace_gpu_status *status)
 {
 	struct pci_dev *pdev = nvdev->core.pdev;
 	u32 low, high;
 	u16 command;
+
+	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_read_status, nvdev, status);
 
 	pci_read_config_word(pdev, PCI_COMMAND, &command);
 	if (PCI_POSSIBLE_ERROR(command))
@@ -259,119 +283,134 @@ static int read_in_d0(struct nvgrace_gpu_device *nvdev,
 	return read_registers(pdev, nvdev->core.barmap[0], status);
 }
 
-/**
- * nvgrace_gpu_read_status() - do the registers say that the GPU is ready?
- * @nvdev: the device
- * @status: what the registers read, untouched if they could not be read
- *
- * BAR0 answers in D0 with memory enabled, and at the address that the core set.
- *
- * Context: Process context, memory_lock held for write.
- * Return: 0 if it is; -EAGAIN if not yet; -EIO if BAR0 cannot be read now, because of
- * D3, PCI_COMMAND, or a reset after which only the VMM can restore the BARs; -ENODEV
- * if the GPU is gone.
- */
-VISIBLE_IF_KUNIT int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
-				      struct nvgrace_gpu_status *status)
-{
-	struct device *dev = &nvdev->core.pdev->dev;
-	int active, ret;
-
-	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_read_status, nvdev, status);
-
-	lockdep_assert_held_write(&nvdev->core.memory_lock);
-
-	/* Runtime suspend does without memory_lock: keep it out, or leave it alone. */
-	active = pm_runtime_get_if_active(dev);
-	if (!active)
-		return nvdev->core.pm_runtime_engaged ? -EIO : -EAGAIN;
-
-	if (nvgrace_gpu_in_d3(&nvdev->core))
-		ret = -EIO;
-	else
-		ret = read_in_d0(nvdev, status);
-
-	/* An error means that there is no runtime PM for the device. */
-	if (active > 0)
-		pm_runtime_put(dev);
-	return ret;
-}
-
-/**
- * nvgrace_gpu_poll_ready() - can the GPU's memory be used now?
- * @nvdev: the device, which somebody has opened
- *
- * Context: Process context, memory_lock not held; does not wait for it.
- * Return: 0 if it can; -EBUSY if somebody holds memory_lock, for a reset perhaps,
- * and -EAGAIN if the GPU is not ready but has time left: look again in a while;
- * -EIO if its time is over, or it sleeps, or is gone.
- */
-int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev)
+/* Not known to be ready: read the registers, unless a reset is going on. */
+static int poll_ready(struct nvgrace_gpu_device *nvdev)
 {
 	struct nvgrace_gpu_status status = {
 		.link = (u32)PCI_ERROR_RESPONSE,
 		.memory = (u32)PCI_ERROR_RESPONSE,
 	};
-	int ret = -EAGAIN;
-	bool last;
-
-	/* Whoever goes on from here looks again, with the lock held. */
-	if (READ_ONCE(nvdev->gate.ready) == NVGRACE_GPU_READY)
-		return 0;
-
-	if (!down_write_trylock(&nvdev->core.memory_lock))
-		return -EBUSY;
-	down_read(&nvdev->gate.ready_lock);
-
 	/* A reset that was not seen to end in that time has failed. */
-	last = time_after_eq(jiffies, nvdev->gate.deadline);
-	if (nvdev->gate.ready == NVGRACE_GPU_READY) {
-		ret = 0;
-	} else if (nvdev->gate.ready == NVGRACE_GPU_TRAINING || last) {
-		ret = nvgrace_gpu_read_status(nvdev, &status);
-		if (!ret)
-			WRITE_ONCE(nvdev->gate.ready, NVGRACE_GPU_READY);
+	bool late = time_after_eq(jiffies, nvdev->gate.deadline);
+	int ret;
+
+	if (READ_ONCE(nvdev->gate.ready) == NVGRACE_GPU_RESETTING && !late)
+		return -EAGAIN;
+
+	ret = nvgrace_gpu_read_status(nvdev, &status);
+	if (!ret) {
+		/* ready_lock is held for read: others may find the same just now. */
+		WRITE_ONCE(nvdev->gate.ready, NVGRACE_GPU_READY);
+		return 0;
 	}
+	if (ret != -EAGAIN)
+		return -EIO;
+	if (!late)
+		return -EAGAIN;
 
-	up_read(&nvdev->gate.ready_lock);
-	up_write(&nvdev->core.memory_lock);
-
-	if (!ret || (ret == -EAGAIN && !last))
-		return ret;
-	if (ret == -EAGAIN)
-		dev_err_ratelimited(&nvdev->core.pdev->dev,
-				    "not ready %lu s after a reset: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x\n",
-				    READY_LIMIT_MS / MSEC_PER_SEC,
-				    BAR0_C2C_LINK, status.link,
-				    BAR0_HBM_TRAINING, status.memory);
+	dev_err_ratelimited(&nvdev->core.pdev->dev,
+			    "not ready %lu s after a reset: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x\n",
+			    READY_LIMIT_MS / MSEC_PER_SEC,
+			    BAR0_C2C_LINK, status.link,
+			    BAR0_HBM_TRAINING, status.memory);
 	return -EIO;
 }
 
+/* Power state, then ready. */
+static int check_gate(struct nvgrace_gpu_device *nvdev, unsigned int flags)
+{
+	const struct vfio_pci_core_device *core = &nvdev->core;
+
+	lockdep_assert_held(&core->memory_lock);
+	lockdep_assert_held(&nvdev->gate.ready_lock);
+
+	/*
+	 * The VFIO user moves the device to D3 and back with memory_lock held for
+	 * write. Runtime suspend does not take memory_lock, so the caller must hold
+	 * a runtime PM reference, or else pm_runtime_engaged says that VFIO does.
+	 */
+	if (core->pm_runtime_engaged && !(flags & NVGRACE_GPU_GATE_AWAKE))
+		return -EIO;
+	if (core->pdev->current_state == PCI_D3hot ||
+	    core->pdev->current_state == PCI_D3cold)
+		return -EIO;
+
+	if (READ_ONCE(nvdev->gate.ready) == NVGRACE_GPU_READY)
+		return 0;
+	return poll_ready(nvdev);
+}
+
+static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
+{
+	if (down_read_trylock(&core->memory_lock))
+		return 0;
+	if (flags & NVGRACE_GPU_GATE_NOWAIT)
+		return -EAGAIN;
+	return down_read_killable(&core->memory_lock);
+}
+
 /**
- * nvgrace_gpu_wait_ready() - wait until the GPU's memory can be used
- * @nvdev: the device, which somebody has opened
+ * nvgrace_gpu_gate_enter() - begin to use the memory, if the GPU is ready
+ * @nvdev: the device, which is open
+ * @flags: %NVGRACE_GPU_GATE_AWAKE if the caller holds a runtime PM reference;
+ *	%NVGRACE_GPU_GATE_NOWAIT if it must not wait for memory_lock, which a reset
+ *	holds for seconds
  *
- * Context: Process context, no locks held: it sleeps until 30 s after the last
- * reset at most, and as long as a reset takes.
- * Return: 0 if it can be used, which the next reset may have changed when the
- * caller looks; -EIO as for nvgrace_gpu_poll_ready(); -EINTR if the task was killed.
+ * Between this and nvgrace_gpu_gate_exit() no reset of the device begins, and VFIO
+ * does not change its power state.
+ *
+ * Context: Process context, may sleep, but not for the GPU. On success memory_lock
+ * and ready_lock are held for read, so nothing that takes mmap_lock may be called.
+ * Return: 0; -EAGAIN if nvgrace_gpu_gate_wait() is worthwhile; -EIO if the GPU is
+ * asleep, gone, not ready in time, or cannot be asked; -EINTR if the task was killed.
  */
-int nvgrace_gpu_wait_ready(struct nvgrace_gpu_device *nvdev)
+int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags)
+{
+	int ret;
+
+	ret = lock_memory(&nvdev->core, flags);
+	if (ret)
+		return ret;
+	down_read(&nvdev->gate.ready_lock);
+
+	ret = check_gate(nvdev, flags);
+	if (ret)
+		nvgrace_gpu_gate_exit(nvdev);
+	return ret;
+}
+
+/**
+ * nvgrace_gpu_gate_exit() - end what nvgrace_gpu_gate_enter() began
+ * @nvdev: the device
+ *
+ * Context: Process context; releases ready_lock and memory_lock.
+ */
+void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev)
+{
+	up_read(&nvdev->gate.ready_lock);
+	up_read(&nvdev->core.memory_lock);
+}
+
+/**
+ * nvgrace_gpu_gate_wait() - wait until the gate can be entered
+ * @nvdev: the device, which is open
+ * @flags: as for nvgrace_gpu_gate_enter(); %NVGRACE_GPU_GATE_NOWAIT has no effect
+ *
+ * Context: Process context; sleeps until the deadline at most, and as long as others
+ * hold memory_lock. The caller may hold the mmap lock, but better does not.
+ * Return: 0 if it can be entered, which the next reset may have changed when the
+ * caller tries; -EIO as for nvgrace_gpu_gate_enter(); -EINTR if the task was killed.
+ */
+int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
 	unsigned int ms = 1;
 	int ret;
 
 	for (;;) {
-		/*
-		 * Sleep as long as somebody holds the lock: a fault that merely
-		 * tried again would take the CPU from who is to release it.
-		 */
-		if (down_read_killable(&nvdev->core.memory_lock))
-			return -EINTR;
-		up_read(&nvdev->core.memory_lock);
-
-		ret = nvgrace_gpu_poll_ready(nvdev);
-		if (ret != -EBUSY && ret != -EAGAIN)
+		ret = nvgrace_gpu_gate_enter(nvdev, flags & ~NVGRACE_GPU_GATE_NOWAIT);
+		if (!ret)
+			nvgrace_gpu_gate_exit(nvdev);
+		if (ret != -EAGAIN)
 			return ret;
 		ret = sleep_before_poll(&ms);
 		if (ret)

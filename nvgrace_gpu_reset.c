@@ -10,7 +10,7 @@
 /* From here until the reset is over there is no memory. */
 static void begin_reset(struct nvgrace_gpu_device *nvdev)
 {
-	nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_RESETTING);
+	nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_RESETTING);
 	nvgrace_gpu_zap_regions(nvdev);
 }
 
@@ -19,7 +19,7 @@ static void end_reset(struct nvgrace_gpu_device *nvdev)
 {
 	nvgrace_gpu_config_reset(nvdev);
 	atomic_long_inc(&nvdev->stats.resets);
-	nvgrace_gpu_ready_lost(nvdev, NVGRACE_GPU_TRAINING);
+	nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_TRAINING);
 	nvgrace_gpu_zap_regions(nvdev);
 }
 
@@ -66,7 +66,7 @@ static void nvgrace_gpu_error_resume(struct pci_dev *pdev)
 	}
 
 	/* The user may have reset it himself before AER did. */
-	nvgrace_gpu_ready_unknown(nvdev);
+	nvgrace_gpu_gate_retrain(nvdev);
 	nvgrace_gpu_zap_regions(nvdev);
 }
 

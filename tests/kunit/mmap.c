@@ -68,7 +68,7 @@ static int fixture_init(struct kunit *test)
 	test->priv = f;
 
 	init_rwsem(&f->nvdev.core.memory_lock);
-	init_rwsem(&f->nvdev.gate.ready_lock);
+	nvgrace_gpu_gate_init(&f->nvdev);
 	xa_init(&f->nvdev.poison.pages);
 	f->nvdev.gate.ready = NVGRACE_GPU_READY;
 	INIT_WORK(&f->nvdev.poison.work, nvgrace_gpu_zap_poison);
@@ -598,8 +598,7 @@ static bool fault_gives(struct kunit *test, unsigned long addr,
 	vm_fault_t ret = 0;
 
 	mmap_read_lock(current->mm);
-	down_read(&f->nvdev.core.memory_lock);
-	down_read(&f->nvdev.gate.ready_lock);
+	KUNIT_EXPECT_EQ(test, 0, nvgrace_gpu_gate_enter(&f->nvdev, 0));
 	{
 		struct vm_fault vmf = {
 			.vma = vma_lookup(current->mm, addr),
@@ -610,8 +609,7 @@ static bool fault_gives(struct kunit *test, unsigned long addr,
 		if (vmf.vma)
 			ret = nvgrace_gpu_region_fault(&f->nvdev, &vmf, order);
 	}
-	up_read(&f->nvdev.gate.ready_lock);
-	up_read(&f->nvdev.core.memory_lock);
+	nvgrace_gpu_gate_exit(&f->nvdev);
 	mmap_read_unlock(current->mm);
 	return ret == want;
 }
@@ -657,7 +655,8 @@ static void watched_and_let_go(struct kunit *test)
 
 	for (again = 0; again < 2; again++) {
 		KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_poison(&f->nvdev), 0);
-		KUNIT_EXPECT_TRUE(test, !f->nvdev.poison.nr_spaces || f->nvdev.poison.nr_spaces == 2);
+		KUNIT_EXPECT_TRUE(test, !f->nvdev.poison.nr_spaces ||
+				  f->nvdev.poison.nr_spaces == 2);
 		nvgrace_gpu_unwatch_poison(&f->nvdev);
 		KUNIT_EXPECT_EQ(test, f->nvdev.poison.nr_spaces, 0);
 	}
