@@ -33,7 +33,6 @@
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/vfio_pci_core.h>
-#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include "nvgrace_gpu_compat.h"
@@ -140,22 +139,17 @@ struct nvgrace_gpu_stats {
 };
 
 /**
- * struct nvgrace_gpu_poison - pages of the regions that are poisoned
- * @pages: by pfn; marked with %NVGRACE_GPU_POISON_MAPPED until they are taken out of
- *	all mappings; has its own lock
- * @work: does that
+ * struct nvgrace_gpu_poison - poisoned pages of the regions
+ * @pages: those that mm notified the driver of, by pfn; has its own lock
  * @spaces: the regions as mm's memory failure code knows them, while open
  * @nr_spaces: entries in @spaces that are registered; changed by open and close only,
  *	which VFIO serializes
  */
 struct nvgrace_gpu_poison {
 	struct xarray pages;
-	struct work_struct work;
 	struct pfn_address_space spaces[NVGRACE_GPU_MAX_REGIONS];
 	unsigned int nr_spaces;
 };
-
-#define NVGRACE_GPU_POISON_MAPPED	XA_MARK_0
 
 /**
  * struct nvgrace_gpu_device - a bound GPU
@@ -226,7 +220,6 @@ int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
 void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_watch_poison(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_unwatch_poison(struct nvgrace_gpu_device *nvdev);
-void nvgrace_gpu_zap_poison(struct work_struct *work);
 int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 			    struct vfio_region_info *info,
 			    struct vfio_info_cap *caps);
@@ -260,8 +253,6 @@ ssize_t nvgrace_gpu_core_read(struct nvgrace_gpu_device *nvdev,
 ssize_t nvgrace_gpu_core_write(struct nvgrace_gpu_device *nvdev,
 			       const char __user *buf, size_t count,
 			       loff_t *ppos);
-vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
-				    struct vm_fault *vmf, unsigned int order);
 int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 			    struct nvgrace_gpu_status *status);
 u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);

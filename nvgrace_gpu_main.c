@@ -52,7 +52,6 @@ static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 	spin_lock_init(&nvdev->bar_lock);
 	nvgrace_gpu_gate_init(nvdev);
 	xa_init(&nvdev->poison.pages);
-	INIT_WORK(&nvdev->poison.work, nvgrace_gpu_zap_poison);
 
 	return vfio_pci_core_init_dev(core_vdev);
 }

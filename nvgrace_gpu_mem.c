@@ -20,7 +20,6 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
-#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include "nvgrace_gpu.h"
@@ -191,7 +190,7 @@ int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 	return end > region->backed ? -EINVAL : 0;
 }
 
-/* Has a page of these gone bad? */
+/* Is a page of these known to be poisoned? */
 static bool has_poisoned_page(struct nvgrace_gpu_device *nvdev,
 			      unsigned long pfn, unsigned long nr_pages)
 {
@@ -446,20 +445,12 @@ static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
 	return VM_FAULT_FALLBACK;
 }
 
-/**
- * nvgrace_gpu_region_fault() - map what a fault on a region is about
- * @nvdev: the device
- * @vmf: the fault, on a mapping that nvgrace_gpu_region_mmap() made
- * @order: log2 of the pages in the block that is wanted
- *
- * Context: Process context, mmap or VMA lock held, within the gate.
- * Return: VM_FAULT_NOPAGE; VM_FAULT_FALLBACK if a smaller block has to do, because
- * of alignment or for a bad page in it; VM_FAULT_HWPOISON on a bad page;
- * VM_FAULT_OOM; VM_FAULT_SIGBUS.
+/*
+ * Map what a fault is about, within the gate. VM_FAULT_FALLBACK if alignment allows a
+ * smaller block only.
  */
-VISIBLE_IF_KUNIT
-vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
-				    struct vm_fault *vmf, unsigned int order)
+static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
+			    struct vm_fault *vmf, unsigned int order)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	unsigned long size = PAGE_SIZE << order;
@@ -482,8 +473,6 @@ vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 	if (order && !nvgrace_gpu_block_fits(vma->vm_start, vma->vm_end, addr,
 					     PFN_PHYS(pfn), size))
 		return VM_FAULT_FALLBACK;
-	if (has_poisoned_page(nvdev, pfn, PHYS_PFN(size)))
-		return order ? VM_FAULT_FALLBACK : VM_FAULT_HWPOISON;
 
 	return insert_pfn(vmf, pfn, order);
 }
@@ -545,7 +534,7 @@ static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
 		err = nvgrace_gpu_gate_enter(nvdev,
 					     may_retry ? NVGRACE_GPU_GATE_NOWAIT : 0);
 		if (!err) {
-			ret = nvgrace_gpu_region_fault(nvdev, vmf, order);
+			ret = map_fault(nvdev, vmf, order);
 			nvgrace_gpu_gate_exit(nvdev);
 			return ret;
 		}
@@ -699,18 +688,19 @@ int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 }
 
 /**
- * nvgrace_gpu_poison_to_pgoff() - where does a mapping show a page that went bad?
+ * nvgrace_gpu_poison_to_pgoff() - where does a mapping show a poisoned page?
  * @vma: a mapping of the device
  * @pfn: the page
- * @pgoff: the page in the offsets of the mapped file, as @vma->vm_pgoff is
+ * @pgoff: set to the page in the offsets of the mapped file, as @vma->vm_pgoff is
  *
- * mm asks that of the mappings of each process that it is to kill, so as to tell it
- * the address by which it has the page: of who ran into it, and of those to be killed
- * early. Of no other mapping it asks, so a page that only others have mapped is not
- * remembered; nor is it if there is no memory for that just now. Who uses the page then
- * finds it bad anew.
+ * mm calls this for the mappings of each process that it is about to kill, to send the
+ * address along: of the process that used the page, and of those that asked to be
+ * killed early. The driver remembers the page, for read() and write().
  *
- * Context: Atomic: i_mmap and RCU are locked. Mappings are zapped a little later.
+ * The page stays mapped. A guest that uses it gets its SEA from the hardware and can
+ * live on without the page; a fault that failed would stop the whole VM.
+ *
+ * Context: Atomic; mm holds i_mmap_rwsem and RCU's read lock.
  * Return: 0; -EFAULT if @vma does not cover the page.
  */
 VISIBLE_IF_KUNIT int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma,
@@ -730,59 +720,25 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma,
 	if (page >= PHYS_PFN(region->backed))
 		return -EFAULT;
 
-	page += (pgoff_t)region->index << REGION_PGOFF_SHIFT;
-	if (page < vma->vm_pgoff || page >= vma->vm_pgoff + vma_pages(vma))
+	*pgoff = page + ((pgoff_t)region->index << REGION_PGOFF_SHIFT);
+	if (*pgoff < vma->vm_pgoff || *pgoff >= vma->vm_pgoff + vma_pages(vma))
 		return -EFAULT;
 
-	if (!xa_is_err(xa_store(&nvdev->poison.pages, pfn, xa_mk_value(1), GFP_ATOMIC))) {
-		xa_set_mark(&nvdev->poison.pages, pfn, NVGRACE_GPU_POISON_MAPPED);
-		schedule_work(&nvdev->poison.work);
-	}
-	*pgoff = page;
+	/* Without memory for that, read() and write() meet the page themselves. */
+	if (!xa_store(&nvdev->poison.pages, pfn, xa_mk_value(1), GFP_ATOMIC))
+		dev_err_ratelimited(&nvdev->core.pdev->dev,
+				    "%s: page at offset %#llx is poisoned\n",
+				    region->name, (u64)page << PAGE_SHIFT);
 	return 0;
 }
 
 /**
- * nvgrace_gpu_zap_poison() - take pages that went bad out of all mappings
- * @work: &struct nvgrace_gpu_poison.work
- *
- * Context: Process context; takes memory_lock for write, so that a fault which did
- * not know the page for bad has come to its end.
- */
-void nvgrace_gpu_zap_poison(struct work_struct *work)
-{
-	struct nvgrace_gpu_device *nvdev =
-		container_of(work, struct nvgrace_gpu_device, poison.work);
-	unsigned long pfn;
-	unsigned int i;
-	void *entry;
-
-	down_write(&nvdev->core.memory_lock);
-	xa_for_each_marked(&nvdev->poison.pages, pfn, entry, NVGRACE_GPU_POISON_MAPPED) {
-		xa_clear_mark(&nvdev->poison.pages, pfn, NVGRACE_GPU_POISON_MAPPED);
-		for (i = 0; i < nvdev->nr_regions; i++) {
-			const struct nvgrace_gpu_region *region = &nvdev->regions[i];
-			u64 offset = PFN_PHYS(pfn) - region->base;
-
-			if (PFN_PHYS(pfn) < region->base || offset >= region->backed)
-				continue;
-			unmap_mapping_range(nvdev->core.vdev.inode->i_mapping,
-					    VFIO_PCI_INDEX_TO_OFFSET(region->index) + offset,
-					    PAGE_SIZE, true);
-			pci_err(nvdev->core.pdev, "%s: page at offset %#llx went bad\n",
-				region->name, offset);
-		}
-	}
-	up_write(&nvdev->core.memory_lock);
-}
-
-/**
- * nvgrace_gpu_watch_poison() - have mm tell of pages that go bad
+ * nvgrace_gpu_watch_poison() - have mm notify the driver of poisoned pages
  * @nvdev: the device, which is being opened
  *
  * Context: Process context, may sleep.
- * Return: 0, also where the kernel cannot do that; -EBUSY if somebody else has said
- * that a part of the memory is his, which is logged.
+ * Return: 0, also where the kernel cannot do that; -EBUSY if another driver has
+ * registered a part of the memory, which is logged.
  */
 int nvgrace_gpu_watch_poison(struct nvgrace_gpu_device *nvdev)
 {
@@ -801,7 +757,7 @@ int nvgrace_gpu_watch_poison(struct nvgrace_gpu_device *nvdev)
 		if (ret == -EOPNOTSUPP)
 			return 0;
 		if (ret) {
-			pci_err(nvdev->core.pdev, "%s: somebody else has registered the memory for memory failures: %d\n",
+			pci_err(nvdev->core.pdev, "%s: the memory is registered for memory failures already: %d\n",
 				region->name, ret);
 			nvgrace_gpu_unwatch_poison(nvdev);
 			return ret;
@@ -812,17 +768,17 @@ int nvgrace_gpu_watch_poison(struct nvgrace_gpu_device *nvdev)
 }
 
 /**
- * nvgrace_gpu_unwatch_poison() - take back what nvgrace_gpu_watch_poison() did
+ * nvgrace_gpu_unwatch_poison() - undo nvgrace_gpu_watch_poison()
  * @nvdev: the device
  *
- * What is known of bad pages stays known: they are no better for the next user.
+ * The driver keeps the poisoned pages that it knows: they are no better for the next
+ * user.
  *
- * Context: Process context, may sleep; memory_lock not held.
+ * Context: Process context, may sleep.
  */
 void nvgrace_gpu_unwatch_poison(struct nvgrace_gpu_device *nvdev)
 {
-	/* Only what was registered: mm does not look whose range it takes out. */
+	/* Only what was registered: mm does not check whose range it removes. */
 	while (nvdev->poison.nr_spaces)
 		unregister_pfn_address_space(&nvdev->poison.spaces[--nvdev->poison.nr_spaces]);
-	flush_work(&nvdev->poison.work);
 }
