@@ -105,8 +105,9 @@ struct nvgrace_gpu_gate {
 };
 
 /* How to enter the gate, see nvgrace_gpu_gate_enter(). */
-#define NVGRACE_GPU_GATE_AWAKE	BIT(0)
-#define NVGRACE_GPU_GATE_NOWAIT	BIT(1)
+#define NVGRACE_GPU_GATE_AWAKE		BIT(0)
+#define NVGRACE_GPU_GATE_NOWAIT		BIT(1)
+#define NVGRACE_GPU_GATE_INTERRUPTIBLE	BIT(2)
 
 /**
  * struct nvgrace_gpu_status - what the registers read that tell of readiness

@@ -34,8 +34,11 @@
  */
 #define RW_WINDOW	SZ_2M
 
-/* What a read or write copies at a time with memory_lock held. */
+/* What a read or write copies at a time within the gate. */
 #define RW_BOUNCE	SZ_64K
+
+/* How a read or write enters it. */
+#define RW_GATE		(NVGRACE_GPU_GATE_AWAKE | NVGRACE_GPU_GATE_INTERRUPTIBLE)
 
 static void fill_region(struct nvgrace_gpu_region *region, const char *name,
 			unsigned int bar, bool cacheable, phys_addr_t base,
@@ -210,7 +213,7 @@ static int copy_window(struct nvgrace_gpu_device *nvdev,
 	unsigned long pfn = PHYS_PFN(phys);
 	int ret;
 
-	ret = nvgrace_gpu_gate_enter(nvdev, NVGRACE_GPU_GATE_AWAKE);
+	ret = nvgrace_gpu_gate_enter(nvdev, RW_GATE);
 	if (ret)
 		return ret;
 
@@ -355,8 +358,8 @@ static int rw_once(struct nvgrace_gpu_device *nvdev,
  * Context: Process context, no locks held; enters the gate.
  * Return: bytes read or written; -EINVAL at or beyond the end of the BAR; -EFAULT if
  * @buf is bad; -EIO if the GPU is in D3 and stays there, or the gate cannot be
- * entered; -EHWPOISON if a page of the access is poisoned; -ENOMEM; -EINTR if the
- * task was killed.
+ * entered; -EHWPOISON if a page of the access is poisoned; -ENOMEM; -ERESTARTSYS if a
+ * signal ended a wait; -EINTR if the task was killed.
  */
 ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 			      const struct nvgrace_gpu_region *region,
@@ -387,7 +390,7 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 		ret = rw_once(nvdev, region, buf, bounce, pos, count, backed, iswrite);
 		if (ret != -EAGAIN)
 			break;
-		ret = nvgrace_gpu_gate_wait(nvdev, NVGRACE_GPU_GATE_AWAKE);
+		ret = nvgrace_gpu_gate_wait(nvdev, RW_GATE);
 	} while (!ret);
 
 	/* Back to sleep, if that is where it was. */
@@ -501,6 +504,14 @@ static void count_fault(struct nvgrace_gpu_device *nvdev, unsigned int order,
 static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
 				 struct vm_fault *vmf)
 {
+	/*
+	 * Any signal ends the fault of a task in user mode, which takes the signal
+	 * then. In kernel mode mm would have the fault tried again at once: only
+	 * a fatal signal ends that.
+	 */
+	bool interruptible = (vmf->flags & FAULT_FLAG_INTERRUPTIBLE) &&
+			     (vmf->flags & FAULT_FLAG_USER);
+	unsigned int flags = interruptible ? NVGRACE_GPU_GATE_INTERRUPTIBLE : 0;
 	struct file *file;
 
 	atomic_long_inc(&nvdev->stats.faults[NVGRACE_GPU_FAULT_WAITED]);
@@ -510,7 +521,7 @@ static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
 	/* The mapping can go meanwhile, and then the device after fput(). */
 	file = get_file(vmf->vma->vm_file);
 	release_fault_lock(vmf);
-	nvgrace_gpu_gate_wait(nvdev, 0);
+	nvgrace_gpu_gate_wait(nvdev, flags);
 	fput(file);
 	return VM_FAULT_RETRY;
 }

@@ -102,13 +102,29 @@ static int read_registers(struct pci_dev *pdev, void __iomem *bar0,
 	return -EAGAIN;
 }
 
-/* Sleep between two polls, ever longer. -EINTR if the task is killed. */
-static int sleep_before_poll(unsigned int *ms)
+/*
+ * Sleep between two polls, ever longer. An error if a signal that STATE allows is
+ * pending.
+ *
+ * If it is TASK_INTERRUPTIBLE the freezer ends the sleep as a signal does. A killable
+ * task is frozen where it sleeps: a fault in KVM_RUN or in copy_from_user() cannot be
+ * given up halfway, and a host that suspends does not wait for a GPU that trains.
+ * "Unsafe" means the locks of its callers, such as a vCPU's mutex: what waits for
+ * those is a user task, too.
+ */
+static int sleep_before_poll(unsigned int state, unsigned int *ms)
 {
-	schedule_timeout_killable(msecs_to_jiffies(*ms));
-	*ms = min(2 * *ms, POLL_MAX_MS);
+	if (state != TASK_INTERRUPTIBLE)
+		state |= TASK_FREEZABLE_UNSAFE;
 
-	return fatal_signal_pending(current) ? -EINTR : 0;
+	if (!signal_pending_state(state, current)) {
+		set_current_state(state);
+		schedule_timeout(msecs_to_jiffies(*ms));
+		*ms = min(2 * *ms, POLL_MAX_MS);
+	}
+	if (!signal_pending_state(state, current))
+		return 0;
+	return state == TASK_INTERRUPTIBLE ? -ERESTARTSYS : -EINTR;
 }
 
 static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
@@ -127,7 +143,7 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 					     "BAR0 and config space read all ones: the GPU is gone\n");
 		if (ret != -EAGAIN)
 			return ret;
-		ret = sleep_before_poll(&ms);
+		ret = sleep_before_poll(TASK_KILLABLE, &ms);
 		if (ret)
 			return ret;
 	} while (!last);
@@ -346,7 +362,9 @@ static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
 		return 0;
 	if (flags & NVGRACE_GPU_GATE_NOWAIT)
 		return -EAGAIN;
-	return down_read_killable(&core->memory_lock);
+	if (!(flags & NVGRACE_GPU_GATE_INTERRUPTIBLE))
+		return down_read_killable(&core->memory_lock);
+	return down_read_interruptible(&core->memory_lock) ? -ERESTARTSYS : 0;
 }
 
 /**
@@ -354,7 +372,8 @@ static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
  * @nvdev: the device, which is open
  * @flags: %NVGRACE_GPU_GATE_AWAKE if the caller holds a runtime PM reference;
  *	%NVGRACE_GPU_GATE_NOWAIT if it must not wait for memory_lock, which a reset
- *	holds for seconds
+ *	holds for seconds; %NVGRACE_GPU_GATE_INTERRUPTIBLE if any signal may end
+ *	that wait, not only a fatal one
  *
  * Between this and nvgrace_gpu_gate_exit() no reset of the device begins, and VFIO
  * does not change its power state.
@@ -362,7 +381,8 @@ static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
  * Context: Process context, may sleep, but not for the GPU. On success memory_lock
  * and ready_lock are held for read, so nothing that takes mmap_lock may be called.
  * Return: 0; -EAGAIN if nvgrace_gpu_gate_wait() is worthwhile; -EIO if the GPU is
- * asleep, gone, not ready in time, or cannot be asked; -EINTR if the task was killed.
+ * asleep, gone, not ready in time, or cannot be asked; -ERESTARTSYS if a signal came and
+ * is allowed to end the wait; else -EINTR if the task was killed.
  */
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
@@ -399,10 +419,12 @@ void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev)
  * Context: Process context; sleeps until the deadline at most, and as long as others
  * hold memory_lock. The caller may hold the mmap lock, but better does not.
  * Return: 0 if it can be entered, which the next reset may have changed when the
- * caller tries; -EIO as for nvgrace_gpu_gate_enter(); -EINTR if the task was killed.
+ * caller tries; -EIO, -ERESTARTSYS and -EINTR as for nvgrace_gpu_gate_enter().
  */
 int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
+	unsigned int state = flags & NVGRACE_GPU_GATE_INTERRUPTIBLE ?
+			     TASK_INTERRUPTIBLE : TASK_KILLABLE;
 	unsigned int ms = 1;
 	int ret;
 
@@ -412,7 +434,7 @@ int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 			nvgrace_gpu_gate_exit(nvdev);
 		if (ret != -EAGAIN)
 			return ret;
-		ret = sleep_before_poll(&ms);
+		ret = sleep_before_poll(state, &ms);
 		if (ret)
 			return ret;
 	}

@@ -7,6 +7,7 @@
 #include <kunit/test.h>
 #include <kunit/test-bug.h>
 #include <linux/jiffies.h>
+#include <linux/sched/signal.h>
 
 #include "../../nvgrace_gpu.h"
 
@@ -298,6 +299,41 @@ static void wait_has_a_deadline(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_gate_wait(&gpu->nvdev, 0), -EIO);
 }
 
+struct signal_case {
+	const char *name;
+	int sig;
+	unsigned int flags;
+	int ret;
+};
+
+static const struct signal_case signal_cases[] = {
+	{ "killed", SIGKILL, 0, -EINTR },
+	{ "killed, interruptible", SIGKILL, NVGRACE_GPU_GATE_INTERRUPTIBLE, -ERESTARTSYS },
+	{ "signal", SIGUSR1, 0, -EIO },
+	{ "signal, interruptible", SIGUSR1, NVGRACE_GPU_GATE_INTERRUPTIBLE, -ERESTARTSYS },
+};
+
+KUNIT_ARRAY_PARAM_DESC(signal, signal_cases, name);
+
+/* Only a fatal signal ends a wait, or any: else the deadline does. */
+static void wait_ends_with_a_signal(struct kunit *test)
+{
+	const struct signal_case *c = test->param_value;
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+	int ret;
+
+	gpu->busy = UINT_MAX;
+	gpu->nvdev.gate.deadline = jiffies + msecs_to_jiffies(300);
+	sigaddset(&current->pending.signal, c->sig);
+	set_tsk_thread_flag(current, TIF_SIGPENDING);
+	ret = nvgrace_gpu_gate_wait(&gpu->nvdev, c->flags);
+	flush_signals(current);
+	KUNIT_EXPECT_EQ(test, ret, c->ret);
+	KUNIT_EXPECT_EQ(test, ret == -EIO,
+			time_after_eq(jiffies, gpu->nvdev.gate.deadline));
+	expect_unlocked(test, gpu);
+}
+
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(carve_out_by_dvsec, dvsec_gen_params),
 	KUNIT_CASE_PARAM(enter_by_state, enter_gen_params),
@@ -306,6 +342,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(enter_does_not_wait_for_the_lock),
 	KUNIT_CASE(wait_until_ready),
 	KUNIT_CASE(wait_has_a_deadline),
+	KUNIT_CASE_PARAM(wait_ends_with_a_signal, signal_gen_params),
 	{}
 };
 

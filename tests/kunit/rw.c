@@ -425,8 +425,8 @@ static void caller_is_killed_while_it_waits(struct kunit *test)
 	schedule_work(&holder.work);
 	wait_for_completion(&holder.taken);
 
-	KUNIT_EXPECT_EQ(test, rw_when_killed(test, 0, false), -EINTR);
-	KUNIT_EXPECT_EQ(test, rw_when_killed(test, 0, true), -EINTR);
+	KUNIT_EXPECT_EQ(test, rw_when_killed(test, 0, false), -ERESTARTSYS);
+	KUNIT_EXPECT_EQ(test, rw_when_killed(test, 0, true), -ERESTARTSYS);
 	/* The hole needs no lock: it is the signal that ends this. */
 	KUNIT_EXPECT_EQ(test, rw_when_killed(test, BACKED, false), -EINTR);
 

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include "kselftest_harness.h"
@@ -473,6 +474,7 @@ FIXTURE_SETUP(power)
 
 FIXTURE_TEARDOWN(power)
 {
+	set_knob("ready_ms", 0);
 	set_knob("ready", 1);
 	munmap(self->map, MAPPED);
 	vfio_close(&self->v);
@@ -558,6 +560,49 @@ TEST_F(power, runtime_suspend)
 	EXPECT_EQ(0, touch(self->map, false));
 	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
 	pthread_join(thread, NULL);
+}
+
+static sigjmp_buf on_alarm;
+static volatile bool jump;
+
+static void alarmed(int sig)
+{
+	if (jump)
+		siglongjmp(on_alarm, sig);
+}
+
+/* A VMM that stops its vCPUs by a signal gets them, ready GPU or not. */
+TEST_F(power, signal_ends_a_wait)
+{
+	const struct itimerval soon = { .it_value.tv_usec = 300000 };
+	struct sigaction sa = { .sa_handler = alarmed };
+	uint64_t value;
+	long start;
+
+	ASSERT_EQ(0, touch(self->map, true));
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	ASSERT_EQ(0, reset_function(&self->v));
+	ASSERT_EQ(0, sigaction(SIGALRM, &sa, NULL));
+
+	start = now_ms();
+	jump = false;
+	ASSERT_EQ(0, setitimer(ITIMER_REAL, &soon, NULL));
+	EXPECT_EQ(-1, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EINTR, errno);
+	ASSERT_EQ(0, setitimer(ITIMER_REAL, &soon, NULL));
+	EXPECT_EQ(-1, pwrite(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EINTR, errno);
+
+	jump = true;
+	if (!sigsetjmp(on_alarm, 1)) {
+		ASSERT_EQ(0, setitimer(ITIMER_REAL, &soon, NULL));
+		(void)*(volatile uint64_t *)self->map;
+		EXPECT_TRUE(false) {
+			TH_LOG("the load came back");
+		}
+	}
+	EXPECT_LE(900, now_ms() - start);
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
 }
 
 /*
