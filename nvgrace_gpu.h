@@ -246,6 +246,7 @@ static inline void nvgrace_gpu_dmabuf_close(struct nvgrace_gpu_device *nvdev) {}
 
 /* nvgrace_gpu_reset.c */
 extern const struct pci_error_handlers nvgrace_gpu_err_handlers;
+void nvgrace_gpu_wrap_pm(struct device *dev);
 
 #if IS_ENABLED(CONFIG_KUNIT)
 extern const struct pci_device_id nvgrace_gpu_ids[];

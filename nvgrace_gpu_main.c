@@ -150,22 +150,6 @@ static long nvgrace_gpu_ioctl(struct vfio_device *core_vdev, unsigned int cmd,
 	}
 }
 
-/* A GPU that comes out of the D3 that the user allows may have to train again. */
-static int nvgrace_gpu_device_feature(struct vfio_device *core_vdev, u32 flags,
-				      void __user *arg, size_t argsz)
-{
-	int ret;
-
-	ret = vfio_pci_core_ioctl_feature(core_vdev, flags, arg, argsz);
-
-	switch (flags & VFIO_DEVICE_FEATURE_MASK) {
-	case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY:
-	case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP:
-		nvgrace_gpu_gate_retrain(to_nvdev(core_vdev));
-	}
-	return ret;
-}
-
 static ssize_t nvgrace_gpu_read(struct vfio_device *core_vdev, char __user *buf,
 				size_t count, loff_t *ppos)
 {
@@ -224,7 +208,7 @@ static const struct vfio_device_ops nvgrace_gpu_ops = {
 	.open_device	= nvgrace_gpu_open_device,
 	.close_device	= nvgrace_gpu_close_device,
 	.ioctl		= nvgrace_gpu_ioctl,
-	.device_feature	= nvgrace_gpu_device_feature,
+	.device_feature	= vfio_pci_core_ioctl_feature,
 	.read		= nvgrace_gpu_read,
 	.write		= nvgrace_gpu_write,
 	.mmap		= nvgrace_gpu_mmap,
@@ -298,6 +282,7 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 	if (ret)
 		goto out_put;
 
+	nvgrace_gpu_wrap_pm(&pdev->dev);
 	nvgrace_gpu_debugfs_init(nvdev);
 	return 0;
 

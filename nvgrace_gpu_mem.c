@@ -393,9 +393,6 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 		ret = nvgrace_gpu_gate_wait(nvdev, RW_GATE);
 	} while (!ret);
 
-	/* Back to sleep, if that is where it was. */
-	if (READ_ONCE(nvdev->core.pm_runtime_engaged))
-		nvgrace_gpu_gate_retrain(nvdev);
 	pm_runtime_put(dev);
 out_free:
 	kvfree(bounce);

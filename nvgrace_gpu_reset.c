@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Resets and PCI errors: the gate is closed, the mappings are zapped, and what the
- * guest wrote to the BAR registers is gone
+ * Resets, PCI errors and power: what takes the memory away, and gives it back
+ *
+ * The gate is closed and the mappings are zapped. After a reset what the guest wrote
+ * to the BAR registers is gone, too.
  */
 #include <linux/pci.h>
+#include <linux/pm_runtime.h>
 
 #include "nvgrace_gpu.h"
 
@@ -77,3 +80,66 @@ const struct pci_error_handlers nvgrace_gpu_err_handlers = {
 	.reset_prepare	= nvgrace_gpu_reset_prepare,
 	.reset_done	= nvgrace_gpu_reset_done,
 };
+
+/* vfio_pci_core's, which has runtime PM only and keeps them to itself. */
+static const struct dev_pm_ops *core_pm_ops;
+
+/* The GPU goes to D3 only if its user allows it; faults are refused by then. */
+static int runtime_suspend(struct device *dev)
+{
+	const struct dev_pm_ops *core = READ_ONCE(core_pm_ops);
+
+	nvgrace_gpu_gate_retrain(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	return core && core->runtime_suspend ? core->runtime_suspend(dev) : 0;
+}
+
+/*
+ * Back in D0, the GPU may have to train from now on. That comes first, because
+ * vfio_pci_core lets faults in again.
+ */
+static int runtime_resume(struct device *dev)
+{
+	const struct dev_pm_ops *core = READ_ONCE(core_pm_ops);
+
+	nvgrace_gpu_gate_retrain(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	return core && core->runtime_resume ? core->runtime_resume(dev) : 0;
+}
+
+/* Of the host: user space is frozen, but KVM and peers may have the memory mapped. */
+static int system_suspend(struct device *dev)
+{
+	begin_reset(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	return 0;
+}
+
+static int system_resume(struct device *dev)
+{
+	nvgrace_gpu_gate_revoke(to_nvgrace_gpu(dev_get_drvdata(dev)),
+				NVGRACE_GPU_TRAINING);
+	return 0;
+}
+
+static const struct dev_pm_ops nvgrace_gpu_pm_ops = {
+	SYSTEM_SLEEP_PM_OPS(system_suspend, system_resume)
+	RUNTIME_PM_OPS(runtime_suspend, runtime_resume, NULL)
+};
+
+/**
+ * nvgrace_gpu_wrap_pm() - see the power management of a device before vfio_pci_core
+ * @dev: the GPU, just registered with vfio_pci_core
+ *
+ * vfio_pci_core sets the PM ops of the driver whenever a device is registered. What
+ * another GPU misses until this sets them back is a runtime suspend or a resume, of
+ * which either is enough.
+ *
+ * Context: Process context.
+ */
+void nvgrace_gpu_wrap_pm(struct device *dev)
+{
+	const struct dev_pm_ops *pm = READ_ONCE(dev->driver->pm);
+
+	if (pm == &nvgrace_gpu_pm_ops)
+		return;
+	WRITE_ONCE(core_pm_ops, pm);
+	WRITE_ONCE(dev->driver->pm, pm_ptr(&nvgrace_gpu_pm_ops));
+}

@@ -562,6 +562,94 @@ TEST_F(power, runtime_suspend)
 	pthread_join(thread, NULL);
 }
 
+/* The time to train counts from the return to D0, however long the GPU slept. */
+TEST_F_TIMEOUT(power, training_after_long_sleep, 90)
+{
+	struct {
+		struct vfio_device_feature hdr;
+	} entry = {
+		.hdr.argsz = sizeof(entry),
+		.hdr.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
+	};
+	uint64_t value = 0;
+	pthread_t thread;
+	long start;
+
+	ASSERT_EQ(0, touch(self->map, true));
+	if (ioctl(self->fd, VFIO_DEVICE_FEATURE, &entry))
+		SKIP(return, "no low power entry: %s", strerror(errno));
+	usleep((LIMIT_MS + 1000) * 1000);
+	ASSERT_EQ(3, knob("power_state"));
+
+	ASSERT_TRUE(set_knob("ready", 0));
+	start = now_ms();
+	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
+	EXPECT_EQ(VALUE, value);
+	pthread_join(thread, NULL);
+}
+
+static bool write_sysfs(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	close(fd);
+	return ok;
+}
+
+/*
+ * As far as the suspend of devices, which takes 5 s: the host does not wait for those
+ * who wait for the GPU, who go on to wait afterwards. What was ready trains again.
+ */
+TEST_F_TIMEOUT(power, host_suspend, 90)
+{
+	pid_t waiting[2];
+	pthread_t thread;
+	uint64_t value;
+	int i, status;
+	long start;
+
+	if (!write_sysfs("/sys/power/pm_test", "devices"))
+		SKIP(return, "this kernel cannot test suspend");
+
+	ASSERT_EQ(0, touch(self->map, true));
+	ASSERT_TRUE(set_knob("ready", 0));
+	/* The driver does not read the registers again. */
+	ASSERT_EQ(0, touch(self->map, false));
+	ASSERT_TRUE(write_sysfs("/sys/power/state", "freeze"));
+	start = now_ms();
+	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+	EXPECT_EQ(0, touch(self->map, false));
+	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
+	pthread_join(thread, NULL);
+
+	/* A read of the region is interruptible; a write to a file from it is not. */
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	ASSERT_EQ(0, reset_function(&self->v));
+	for (i = 0; i < 2; i++) {
+		waiting[i] = fork();
+		if (!waiting[i]) {
+			int file = open("/tmp/suspend", O_RDWR | O_CREAT, 0600);
+
+			if (i)
+				_exit(write(file, self->map, 8) == 8 ? 0 : errno);
+			_exit(pread(self->fd, &value, 8, self->usemem) == 8 ? 0 : errno);
+		}
+	}
+	usleep(500000);
+	EXPECT_TRUE(write_sysfs("/sys/power/state", "freeze"));
+	for (i = 0; i < 2; i++)
+		EXPECT_EQ(0, waitpid(waiting[i], NULL, WNOHANG));
+	ASSERT_TRUE(set_knob("ready", 1));
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(waiting[i], waitpid(waiting[i], &status, 0));
+		EXPECT_EQ(0, status);
+	}
+	write_sysfs("/sys/power/pm_test", "none");
+}
+
 static sigjmp_buf on_alarm;
 static volatile bool jump;
 
