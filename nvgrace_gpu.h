@@ -160,6 +160,8 @@ struct nvgrace_gpu_poison {
  *	the device behaves as it does under vfio-pci
  * @bar_lock: guards @regions[].bar_value
  * @gate: may the memory be used now?
+ * @link_reset: AER has reset the link, or is about to; AER's callbacks alone use it,
+ *	which the device lock serializes
  * @poison: pages that are poisoned
  * @stats: for debugfs
  */
@@ -169,6 +171,7 @@ struct nvgrace_gpu_device {
 	unsigned int nr_regions;
 	spinlock_t bar_lock;	/* guards regions[].bar_value */
 	struct nvgrace_gpu_gate gate;
+	bool link_reset;
 	struct nvgrace_gpu_poison poison;
 	struct nvgrace_gpu_stats stats;
 };
@@ -249,6 +252,7 @@ extern const struct pci_error_handlers nvgrace_gpu_err_handlers;
 void nvgrace_gpu_wrap_pm(struct device *dev);
 
 #if IS_ENABLED(CONFIG_KUNIT)
+extern const struct dev_pm_ops nvgrace_gpu_pm_ops;
 extern const struct pci_device_id nvgrace_gpu_ids[];
 ssize_t nvgrace_gpu_core_read(struct nvgrace_gpu_device *nvdev,
 			      char __user *buf, size_t count, loff_t *ppos);

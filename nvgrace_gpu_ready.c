@@ -30,8 +30,13 @@
 #define BAR0_HBM_TRAINING	0x200BC
 #define BAR0_READY		0xFF
 
-/* How long training may take, and how long to sleep between two polls of it. */
-#define READY_LIMIT_MS		(30 * MSEC_PER_SEC)
+/*
+ * How long training may take, and how long a reset: the PCI core itself waits up to
+ * 60 s for a device, after up to 20 s in ACPI's _RST. And how long to sleep between
+ * two polls.
+ */
+#define TRAINING_LIMIT_S	30
+#define RESET_LIMIT_S		120
 #define POLL_MAX_MS		128
 
 /**
@@ -129,7 +134,7 @@ static int sleep_before_poll(unsigned int state, unsigned int *ms)
 
 static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 {
-	unsigned long limit = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
+	unsigned long limit = jiffies + TRAINING_LIMIT_S * HZ;
 	struct nvgrace_gpu_status status;
 	unsigned int ms = 1;
 	bool last;
@@ -149,8 +154,8 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 	} while (!last);
 
 	return dev_err_probe(&pdev->dev, -ETIME,
-			     "not ready after %lu s: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x, both should be 0x%x\n",
-			     READY_LIMIT_MS / MSEC_PER_SEC,
+			     "not ready after %u s: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x, both should be 0x%x\n",
+			     TRAINING_LIMIT_S,
 			     BAR0_C2C_LINK, status.link,
 			     BAR0_HBM_TRAINING, status.memory, BAR0_READY);
 }
@@ -204,6 +209,20 @@ out_disable:
 	return ret;
 }
 
+static unsigned int limit_s(enum nvgrace_gpu_ready_state state)
+{
+	return state == NVGRACE_GPU_RESETTING ? RESET_LIMIT_S : TRAINING_LIMIT_S;
+}
+
+static void set_state(struct nvgrace_gpu_device *nvdev,
+		      enum nvgrace_gpu_ready_state state)
+{
+	lockdep_assert_held_write(&nvdev->gate.ready_lock);
+
+	WRITE_ONCE(nvdev->gate.ready, state);
+	nvdev->gate.deadline = jiffies + limit_s(state) * HZ;
+}
+
 /**
  * nvgrace_gpu_gate_init() - a gate that is closed until the registers are read
  * @nvdev: the device
@@ -224,8 +243,8 @@ void nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev)
  *	until its end means nothing; %NVGRACE_GPU_TRAINING if the GPU may have to
  *	train from now on
  *
- * All that had entered the gate have exited when this returns. The time that the GPU
- * has to get ready starts again.
+ * All that had entered the gate have exited when this returns. The time that the
+ * reset has to end, or the GPU to get ready, starts.
  *
  * Context: Process context, may sleep; memory_lock may be held, or not.
  */
@@ -233,8 +252,7 @@ void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 			     enum nvgrace_gpu_ready_state state)
 {
 	down_write(&nvdev->gate.ready_lock);
-	WRITE_ONCE(nvdev->gate.ready, state);
-	nvdev->gate.deadline = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
+	set_state(nvdev, state);
 	up_write(&nvdev->gate.ready_lock);
 }
 
@@ -250,10 +268,8 @@ void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev)
 {
 	down_write(&nvdev->gate.ready_lock);
-	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING) {
-		WRITE_ONCE(nvdev->gate.ready, NVGRACE_GPU_TRAINING);
-		nvdev->gate.deadline = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
-	}
+	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING)
+		set_state(nvdev, NVGRACE_GPU_TRAINING);
 	up_write(&nvdev->gate.ready_lock);
 }
 
@@ -306,11 +322,12 @@ static int poll_ready(struct nvgrace_gpu_device *nvdev)
 		.link = (u32)PCI_ERROR_RESPONSE,
 		.memory = (u32)PCI_ERROR_RESPONSE,
 	};
-	/* A reset that was not seen to end in that time has failed. */
+	enum nvgrace_gpu_ready_state state = READ_ONCE(nvdev->gate.ready);
 	bool late = time_after_eq(jiffies, nvdev->gate.deadline);
 	int ret;
 
-	if (READ_ONCE(nvdev->gate.ready) == NVGRACE_GPU_RESETTING && !late)
+	/* A reset that was not seen to end in its time has failed. */
+	if (state == NVGRACE_GPU_RESETTING && !late)
 		return -EAGAIN;
 
 	ret = nvgrace_gpu_read_status(nvdev, &status);
@@ -325,8 +342,8 @@ static int poll_ready(struct nvgrace_gpu_device *nvdev)
 		return -EAGAIN;
 
 	dev_err_ratelimited(&nvdev->core.pdev->dev,
-			    "not ready %lu s after a reset: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x\n",
-			    READY_LIMIT_MS / MSEC_PER_SEC,
+			    "not ready after %u s: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x\n",
+			    limit_s(state),
 			    BAR0_C2C_LINK, status.link,
 			    BAR0_HBM_TRAINING, status.memory);
 	return -EIO;

@@ -5,6 +5,7 @@
  * The gate is closed and the mappings are zapped. After a reset what the guest wrote
  * to the BAR registers is gone, too.
  */
+#include <kunit/visibility.h>
 #include <linux/pci.h>
 #include <linux/pm_runtime.h>
 
@@ -17,19 +18,25 @@ static void begin_reset(struct nvgrace_gpu_device *nvdev)
 	nvgrace_gpu_zap_regions(nvdev);
 }
 
-/* What came in between, because the reset was not announced or took too long, goes. */
+/* There is memory again, once it is trained. */
+static void end_wait(struct nvgrace_gpu_device *nvdev)
+{
+	nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_TRAINING);
+	/* Mappings made meanwhile, because .reset_prepare was missing or long ago. */
+	nvgrace_gpu_zap_regions(nvdev);
+}
+
 static void end_reset(struct nvgrace_gpu_device *nvdev)
 {
 	nvgrace_gpu_config_reset(nvdev);
 	atomic_long_inc(&nvdev->stats.resets);
-	nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_TRAINING);
-	nvgrace_gpu_zap_regions(nvdev);
+	end_wait(nvdev);
 }
 
 /*
  * The PCI core calls these two around every function, slot and bus reset that it
  * is asked for: by the reset ioctls, a guest's FLR, sysfs, or a neighbour. If VFIO
- * asked then memory_lock is held.
+ * initiated the reset then memory_lock is held.
  */
 static void nvgrace_gpu_reset_prepare(struct pci_dev *pdev)
 {
@@ -41,36 +48,46 @@ static void nvgrace_gpu_reset_done(struct pci_dev *pdev)
 	end_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
 }
 
-/* AER's reset of a link is not announced, but by the error that it is to mend. */
+static void end_recovery(struct nvgrace_gpu_device *nvdev)
+{
+	if (nvdev->link_reset)
+		end_reset(nvdev);
+	else
+		end_wait(nvdev);
+	nvdev->link_reset = false;
+}
+
+/*
+ * AER resets the link without calling .reset_prepare; .error_detected is the only
+ * notice. For a frozen channel the reset is certain. For a non-fatal error it depends
+ * on the neighbours, which are asked later. A channel that failed for good is the end
+ * of a recovery, and .resume does not follow.
+ */
 static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
 						   pci_channel_state_t state)
 {
-	if (state != pci_channel_io_normal)
-		begin_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+	struct nvgrace_gpu_device *nvdev =
+		to_nvgrace_gpu(dev_get_drvdata(&pdev->dev));
+
+	if (state == pci_channel_io_perm_failure) {
+		end_recovery(nvdev);
+	} else {
+		nvdev->link_reset = state == pci_channel_io_frozen;
+		begin_reset(nvdev);
+	}
 
 	return vfio_pci_core_aer_err_detected(pdev, state);
 }
 
-/* An error that was not fatal to this device may have been to its neighbour. */
 static pci_ers_result_t nvgrace_gpu_slot_reset(struct pci_dev *pdev)
 {
-	end_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+	to_nvgrace_gpu(dev_get_drvdata(&pdev->dev))->link_reset = true;
 	return PCI_ERS_RESULT_NONE;
 }
 
 static void nvgrace_gpu_error_resume(struct pci_dev *pdev)
 {
-	struct nvgrace_gpu_device *nvdev =
-		to_nvgrace_gpu(dev_get_drvdata(&pdev->dev));
-
-	if (READ_ONCE(nvdev->gate.ready) == NVGRACE_GPU_RESETTING) {
-		end_reset(nvdev);
-		return;
-	}
-
-	/* The user may have reset it himself before AER did. */
-	nvgrace_gpu_gate_retrain(nvdev);
-	nvgrace_gpu_zap_regions(nvdev);
+	end_recovery(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
 }
 
 const struct pci_error_handlers nvgrace_gpu_err_handlers = {
@@ -114,12 +131,11 @@ static int system_suspend(struct device *dev)
 
 static int system_resume(struct device *dev)
 {
-	nvgrace_gpu_gate_revoke(to_nvgrace_gpu(dev_get_drvdata(dev)),
-				NVGRACE_GPU_TRAINING);
+	end_wait(to_nvgrace_gpu(dev_get_drvdata(dev)));
 	return 0;
 }
 
-static const struct dev_pm_ops nvgrace_gpu_pm_ops = {
+VISIBLE_IF_KUNIT const struct dev_pm_ops nvgrace_gpu_pm_ops = {
 	SYSTEM_SLEEP_PM_OPS(system_suspend, system_resume)
 	RUNTIME_PM_OPS(runtime_suspend, runtime_resume, NULL)
 };

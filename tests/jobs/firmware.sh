@@ -21,7 +21,7 @@ refused() {
 one_line() {
 	dmesg -c > /tmp/dmesg
 	cat /tmp/dmesg
-	grep "nvgrace_gpu $1: " /tmp/dmesg | sed 's/^\[[^]]*\] nvgrace_gpu [^ ]*: //; s/^error -[0-9]*: //' |
+	grep "nvgrace_gpu $1: " /tmp/dmesg | sed 's/^\[[^]]*\] nvgrace_gpu [^ ]*: //; s/^error -[0-9A-Z]*: //' |
 		grep -vE '^Adding to iommu group|^Removing from iommu group|^probe with driver|^resetting|^reset done' > /tmp/said
 	case $2 in
 	*' backed '*) [ "$(wc -l < /tmp/said)" = 2 ] ;;
