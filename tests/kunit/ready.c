@@ -290,12 +290,12 @@ static void wait_has_a_deadline(struct kunit *test)
 			msecs_to_jiffies(20000));
 
 	gpu->busy = UINT_MAX;
-	gpu->nvdev.gate.deadline = jiffies + msecs_to_jiffies(50);
+	gpu->nvdev.gate.deadline = jiffies + msecs_to_jiffies(500);
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_gate_wait(&gpu->nvdev, 0), -EIO);
-	KUNIT_EXPECT_TRUE(test, time_after_eq(jiffies, start + msecs_to_jiffies(50)));
-	/* 1, 2, 4, 8, 16 and 32 ms between them, more or less. */
+	KUNIT_EXPECT_TRUE(test, time_after_eq(jiffies, start + msecs_to_jiffies(500)));
+	/* 1, 2, 4 ms and so on up to 128 between them, or more on a busy machine. */
 	KUNIT_EXPECT_GE(test, gpu->reads, 3);
-	KUNIT_EXPECT_LE(test, gpu->reads, 8);
+	KUNIT_EXPECT_LE(test, gpu->reads, 12);
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_gate_wait(&gpu->nvdev, 0), -EIO);
 }
 
