@@ -2,8 +2,27 @@
 /*
  * VFIO PCI driver for the GPU of NVIDIA Grace Hopper and Grace Blackwell
  *
- * The one internal header. The arrows run down: main.c calls acpi, ready, mem
- * and bar, and passes results on; those four do not call each other.
+ * The one internal header. A file calls only files on a lower floor:
+ *
+ *	main.c    reset.c		front door | resets and PCI errors
+ *	config.c  dmabuf.c		config space | dma-bufs
+ *	mem.c				the regions
+ *	ready.c   acpi.c    debugfs.c	can the memory be used? | firmware | what is known
+ */
+/*
+ * Lock order, outermost first:
+ *
+ *	mmap_lock, VMA lock	mm's; held in faults. Reads and writes of a region must
+ *				not touch the user's memory below this line.
+ *	  core.memory_lock	vfio_pci_core's. For write: the resets, moves to D3 and
+ *				changes of PCI_COMMAND that VFIO initiates. For read:
+ *				the gate.
+ *	    gate.ready_lock	For write: the moment of a revoke. For read: the gate,
+ *				from enter to exit. Resets that VFIO did not initiate
+ *				do not take memory_lock; ready_lock covers those.
+ *	      i_mmap_rwsem	mm's; taken by zaps, which may follow a revoke with or
+ *				without memory_lock held, never within ready_lock.
+ *	bar_lock		Innermost: a few loads and stores, no user copy.
  */
 #ifndef NVGRACE_GPU_H
 #define NVGRACE_GPU_H
@@ -14,7 +33,6 @@
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/vfio_pci_core.h>
-#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include "nvgrace_gpu_compat.h"
@@ -62,10 +80,10 @@ struct nvgrace_gpu_region {
 };
 
 /**
- * enum nvgrace_gpu_ready_state - what is known of the GPU's memory
+ * enum nvgrace_gpu_ready_state - the states of the gate
  * @NVGRACE_GPU_TRAINING: not seen ready since the last reset, open, close or D3
  * @NVGRACE_GPU_RESETTING: a reset is going on
- * @NVGRACE_GPU_READY: it can be used
+ * @NVGRACE_GPU_READY: the memory can be used
  */
 enum nvgrace_gpu_ready_state {
 	NVGRACE_GPU_TRAINING,
@@ -74,11 +92,29 @@ enum nvgrace_gpu_ready_state {
 };
 
 /**
- * struct nvgrace_gpu_training - what the registers of a GPU that gets ready read
+ * struct nvgrace_gpu_gate - may the memory be used now?
+ * @ready_lock: guards @ready and @deadline: held for read by whatever accesses or maps
+ *	the memory, for write for the moment in which @ready is revoked
+ * @ready: the state
+ * @deadline: when an access stops waiting for %NVGRACE_GPU_READY, in jiffies
+ */
+struct nvgrace_gpu_gate {
+	struct rw_semaphore ready_lock;	/* guards ready and deadline */
+	enum nvgrace_gpu_ready_state ready;
+	unsigned long deadline;
+};
+
+/* How to enter the gate, see nvgrace_gpu_gate_enter(). */
+#define NVGRACE_GPU_GATE_AWAKE		BIT(0)
+#define NVGRACE_GPU_GATE_NOWAIT		BIT(1)
+#define NVGRACE_GPU_GATE_INTERRUPTIBLE	BIT(2)
+
+/**
+ * struct nvgrace_gpu_status - what the registers read that tell of readiness
  * @link: of the C2C link
  * @memory: of the HBM
  */
-struct nvgrace_gpu_training {
+struct nvgrace_gpu_status {
 	u32 link;
 	u32 memory;
 };
@@ -94,60 +130,56 @@ enum nvgrace_gpu_fault {
 };
 
 /**
- * struct nvgrace_gpu_device - a bound GPU
- * @core: what vfio_pci_core keeps of the device
- * @bar_lock: guards @regions[].bar_value; innermost, never held over a user copy
- * @regions: the emulated BARs, fixed after probe but for @regions[].bar_value
- * @nr_regions: entries in @regions; 0 where firmware names no memory, and then
- *	the device behaves as it does under vfio-pci
- * @ready_lock: guards @ready and @ready_limit: held for read by whoever accesses or
- *	maps the memory, for write for the moment in which @ready is taken back.
- *	Taken inside memory_lock, which is not always held when a reset begins
- * @ready: whether the memory can be used
- * @ready_limit: when that should be so, in jiffies
- * @resets: resets of the device since it was bound
- * @faults: faults on the regions since the device was bound
- * @bad_pages: pages of the regions that went bad, by pfn; marked with
- *	%NVGRACE_GPU_BAD_PAGE_MAPPED until they are taken out of all mappings
- * @bad_page_work: does that
- * @spaces: the regions as mm's memory failure code knows them, while open
- * @nr_spaces: entries in @spaces that are registered
+ * struct nvgrace_gpu_stats - counted since the device was bound
+ * @resets: resets of the device
+ * @faults: faults on the regions
  */
-struct nvgrace_gpu_device {
-	struct vfio_pci_core_device core;
-	spinlock_t bar_lock;	/* guards regions[].bar_value */
-	struct nvgrace_gpu_region regions[NVGRACE_GPU_MAX_REGIONS];
-	unsigned int nr_regions;
-	struct rw_semaphore ready_lock;	/* guards ready and ready_limit */
-	enum nvgrace_gpu_ready_state ready;
-	unsigned long ready_limit;
+struct nvgrace_gpu_stats {
 	atomic_long_t resets;
 	atomic_long_t faults[NVGRACE_GPU_NR_FAULTS];
-	struct xarray bad_pages;
-	struct work_struct bad_page_work;
+};
+
+/**
+ * struct nvgrace_gpu_poison - poisoned pages of the regions
+ * @pages: those that mm notified the driver of, by pfn; has its own lock
+ * @spaces: the regions as mm's memory failure code knows them, while open
+ * @nr_spaces: entries in @spaces that are registered; changed by open and close only,
+ *	which VFIO serializes
+ */
+struct nvgrace_gpu_poison {
+	struct xarray pages;
 	struct pfn_address_space spaces[NVGRACE_GPU_MAX_REGIONS];
 	unsigned int nr_spaces;
 };
 
-#define NVGRACE_GPU_BAD_PAGE_MAPPED	XA_MARK_0
+/**
+ * struct nvgrace_gpu_device - a bound GPU
+ * @core: what vfio_pci_core keeps of the device
+ * @regions: the emulated BARs, fixed after probe but for @regions[].bar_value
+ * @nr_regions: entries in @regions; 0 where firmware names no memory, and then
+ *	the device behaves as it does under vfio-pci
+ * @bar_lock: guards @regions[].bar_value
+ * @gate: may the memory be used now?
+ * @link_reset: AER has reset the link, or is about to; AER's callbacks alone use it,
+ *	which the device lock serializes
+ * @poison: pages that are poisoned
+ * @stats: for debugfs
+ */
+struct nvgrace_gpu_device {
+	struct vfio_pci_core_device core;
+	struct nvgrace_gpu_region regions[NVGRACE_GPU_MAX_REGIONS];
+	unsigned int nr_regions;
+	spinlock_t bar_lock;	/* guards regions[].bar_value */
+	struct nvgrace_gpu_gate gate;
+	bool link_reset;
+	struct nvgrace_gpu_poison poison;
+	struct nvgrace_gpu_stats stats;
+};
 
 static inline struct nvgrace_gpu_device *
 to_nvgrace_gpu(struct vfio_pci_core_device *core)
 {
 	return container_of(core, struct nvgrace_gpu_device, core);
-}
-
-/*
- * The user moves the device to D3 and back with memory_lock held for write. Runtime
- * suspend does without: who asks either knows from pm_runtime_engaged that there is
- * none, or holds a runtime PM reference.
- */
-static inline bool nvgrace_gpu_in_d3(const struct vfio_pci_core_device *core)
-{
-	lockdep_assert_held(&core->memory_lock);
-
-	return core->pdev->current_state == PCI_D3hot ||
-	       core->pdev->current_state == PCI_D3cold;
 }
 
 /* nvgrace_gpu_acpi.c */
@@ -156,16 +188,26 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range);
 /* nvgrace_gpu_ready.c */
 int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev);
 int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev);
-void nvgrace_gpu_ready_lost(struct nvgrace_gpu_device *nvdev,
-			    enum nvgrace_gpu_ready_state state);
-void nvgrace_gpu_ready_unknown(struct nvgrace_gpu_device *nvdev);
-int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev);
-int nvgrace_gpu_wait_ready(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev);
+int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags);
+void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev);
+int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags);
+void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
+			     enum nvgrace_gpu_ready_state state);
+void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev);
+
+/* nvgrace_gpu_debugfs.c */
+#if IS_ENABLED(CONFIG_VFIO_DEBUGFS)
+void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev);
+#else
+static inline void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev) {}
+#endif
 
 /* nvgrace_gpu_mem.c */
 int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 		      unsigned int usemem_bar,
 		      struct nvgrace_gpu_region *regions);
+int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev);
 struct nvgrace_gpu_region *
 nvgrace_gpu_find_region(struct nvgrace_gpu_device *nvdev, unsigned int index);
 bool nvgrace_gpu_clip(const struct nvgrace_gpu_region *region, u64 pos,
@@ -176,58 +218,56 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 			      const struct nvgrace_gpu_region *region,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite);
-int nvgrace_gpu_region_mmap(const struct nvgrace_gpu_region *region,
+int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
+			    const struct nvgrace_gpu_region *region,
 			    struct vm_area_struct *vma);
-vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
-				    struct vm_fault *vmf, unsigned int order);
 void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev);
-int nvgrace_gpu_watch_bad_pages(struct nvgrace_gpu_device *nvdev);
-void nvgrace_gpu_unwatch_bad_pages(struct nvgrace_gpu_device *nvdev);
-void nvgrace_gpu_zap_bad_pages(struct work_struct *work);
+int nvgrace_gpu_watch_poison(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_unwatch_poison(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 			    struct vfio_region_info *info,
 			    struct vfio_info_cap *caps);
+
+/* nvgrace_gpu_config.c */
+void nvgrace_gpu_config_reset(struct nvgrace_gpu_device *nvdev);
+ssize_t nvgrace_gpu_config_read(struct nvgrace_gpu_device *nvdev,
+				char __user *buf, size_t count, loff_t *ppos);
+ssize_t nvgrace_gpu_config_write(struct nvgrace_gpu_device *nvdev,
+				 const char __user *buf, size_t count,
+				 loff_t *ppos);
+
+/* nvgrace_gpu_dmabuf.c */
 #ifdef NVGRACE_GPU_HAVE_DMABUF
-int nvgrace_gpu_get_dmabuf_phys(struct vfio_pci_core_device *core,
-				struct p2pdma_provider **provider,
-				unsigned int index, struct phys_vec *phys_vec,
-				struct vfio_region_dma_range *ranges,
-				size_t nr_ranges);
-#endif
-
-/* nvgrace_gpu_bar.c */
-unsigned int nvgrace_gpu_bar_offset(const struct nvgrace_gpu_region *region);
-void nvgrace_gpu_bar_reset(struct nvgrace_gpu_region *regions,
-			   unsigned int nr_regions);
-void nvgrace_gpu_bar_read(const struct nvgrace_gpu_region *region,
-			  unsigned int offset, size_t count, u8 *bytes);
-void nvgrace_gpu_bar_write(struct nvgrace_gpu_region *region,
-			   unsigned int offset, size_t count, const u8 *bytes);
-size_t nvgrace_gpu_bar_next(const struct nvgrace_gpu_region *regions,
-			    unsigned int nr_regions, u64 pos, size_t count,
-			    const struct nvgrace_gpu_region **hit);
-
-/* nvgrace_gpu_debugfs.c */
-#if IS_ENABLED(CONFIG_VFIO_DEBUGFS)
-void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_dmabuf_init(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_dmabuf_open(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_dmabuf_close(struct nvgrace_gpu_device *nvdev);
 #else
-static inline void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev)
-{
-}
+static inline void nvgrace_gpu_dmabuf_init(struct nvgrace_gpu_device *nvdev) {}
+static inline void nvgrace_gpu_dmabuf_open(struct nvgrace_gpu_device *nvdev) {}
+static inline void nvgrace_gpu_dmabuf_close(struct nvgrace_gpu_device *nvdev) {}
 #endif
+
+/* nvgrace_gpu_reset.c */
+extern const struct pci_error_handlers nvgrace_gpu_err_handlers;
+void nvgrace_gpu_wrap_pm(struct device *dev);
 
 #if IS_ENABLED(CONFIG_KUNIT)
+extern const struct dev_pm_ops nvgrace_gpu_pm_ops;
 extern const struct pci_device_id nvgrace_gpu_ids[];
-extern const struct vm_operations_struct nvgrace_gpu_region_vm_ops;
-int nvgrace_gpu_look(struct nvgrace_gpu_device *nvdev,
-		     struct nvgrace_gpu_training *training);
+ssize_t nvgrace_gpu_core_read(struct nvgrace_gpu_device *nvdev,
+			      char __user *buf, size_t count, loff_t *ppos);
+ssize_t nvgrace_gpu_core_write(struct nvgrace_gpu_device *nvdev,
+			       const char __user *buf, size_t count,
+			       loff_t *ppos);
+int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
+			    struct nvgrace_gpu_status *status);
 u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);
 void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
 bool nvgrace_gpu_block_fits(unsigned long start, unsigned long end,
 			    unsigned long block, phys_addr_t phys,
 			    unsigned long size);
-int nvgrace_gpu_bad_page_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
-				  pgoff_t *pgoff);
+int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
+				pgoff_t *pgoff);
 #endif
 
 #endif /* NVGRACE_GPU_H */

@@ -6,7 +6,6 @@
  * unsigned 64-bit integers. Firmware is input like any other: whatever is not
  * exactly right fails the probe, with a line that names the property.
  */
-#include <kunit/visibility.h>
 #include <linux/ioport.h>
 #include <linux/mm.h>
 #include <linux/mmzone.h>
@@ -146,4 +145,3 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range)
 	range->size = size;
 	return 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_acpi_range);

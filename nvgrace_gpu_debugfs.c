@@ -17,7 +17,7 @@ static int regions_show(struct seq_file *seq, void *unused)
 	for (i = 0; i < nvdev->nr_regions; i++) {
 		const struct nvgrace_gpu_region *region = &nvdev->regions[i];
 
-		seq_printf(seq, "%s: BAR%u base %#llx backed %#llx padded %#llx\n",
+		seq_printf(seq, "%s: BAR%u base %#llx backed %#llx bar_size %#llx\n",
 			   region->name, region->index, (u64)region->base,
 			   (u64)region->backed, region->bar_size);
 	}
@@ -28,13 +28,13 @@ DEFINE_SHOW_ATTRIBUTE(regions);
 static int ready_show(struct seq_file *seq, void *unused)
 {
 	static const char * const names[] = {
-		[NVGRACE_GPU_TRAINING] = "unknown",
+		[NVGRACE_GPU_TRAINING] = "training",
 		[NVGRACE_GPU_RESETTING] = "resetting",
 		[NVGRACE_GPU_READY] = "ready",
 	};
 	const struct nvgrace_gpu_device *nvdev = seq->private;
 
-	seq_printf(seq, "%s\n", names[READ_ONCE(nvdev->ready)]);
+	seq_printf(seq, "%s\n", names[READ_ONCE(nvdev->gate.ready)]);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(ready);
@@ -43,7 +43,7 @@ static int resets_show(struct seq_file *seq, void *unused)
 {
 	struct nvgrace_gpu_device *nvdev = seq->private;
 
-	seq_printf(seq, "%ld\n", atomic_long_read(&nvdev->resets));
+	seq_printf(seq, "%ld\n", atomic_long_read(&nvdev->stats.resets));
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(resets);
@@ -62,22 +62,22 @@ static int faults_show(struct seq_file *seq, void *unused)
 
 	for (i = 0; i < NVGRACE_GPU_NR_FAULTS; i++)
 		seq_printf(seq, "%s: %ld\n", names[i],
-			   atomic_long_read(&nvdev->faults[i]));
+			   atomic_long_read(&nvdev->stats.faults[i]));
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(faults);
 
-static int bad_pages_show(struct seq_file *seq, void *unused)
+static int poisoned_pages_show(struct seq_file *seq, void *unused)
 {
 	struct nvgrace_gpu_device *nvdev = seq->private;
 	unsigned long pfn;
 	void *entry;
 
-	xa_for_each(&nvdev->bad_pages, pfn, entry)
+	xa_for_each(&nvdev->poison.pages, pfn, entry)
 		seq_printf(seq, "%#llx\n", (u64)PFN_PHYS(pfn));
 	return 0;
 }
-DEFINE_SHOW_ATTRIBUTE(bad_pages);
+DEFINE_SHOW_ATTRIBUTE(poisoned_pages);
 
 /**
  * nvgrace_gpu_debugfs_init() - make the files of a device
@@ -98,5 +98,5 @@ void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev)
 	debugfs_create_file("ready", 0444, dir, nvdev, &ready_fops);
 	debugfs_create_file("resets", 0444, dir, nvdev, &resets_fops);
 	debugfs_create_file("faults", 0444, dir, nvdev, &faults_fops);
-	debugfs_create_file("bad_pages", 0444, dir, nvdev, &bad_pages_fops);
+	debugfs_create_file("poisoned_pages", 0444, dir, nvdev, &poisoned_pages_fops);
 }

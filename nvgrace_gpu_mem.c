@@ -9,14 +9,17 @@
  */
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
+#include <linux/file.h>
 #include <linux/io.h>
+#include <linux/ioport.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
+#include <linux/pci.h>
+#include <linux/pm_runtime.h>
 #include <linux/overflow.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
-#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include "nvgrace_gpu.h"
@@ -31,8 +34,11 @@
  */
 #define RW_WINDOW	SZ_2M
 
-/* What a read or write copies at a time with memory_lock held. */
+/* What a read or write copies at a time within the gate. */
 #define RW_BOUNCE	SZ_64K
+
+/* How a read or write enters it. */
+#define RW_GATE		(NVGRACE_GPU_GATE_AWAKE | NVGRACE_GPU_GATE_INTERRUPTIBLE)
 
 static void fill_region(struct nvgrace_gpu_region *region, const char *name,
 			unsigned int bar, bool cacheable, phys_addr_t base,
@@ -90,7 +96,40 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 		    range->base + usemem, range->size - usemem);
 	return 2;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_split);
+
+/**
+ * nvgrace_gpu_claim_regions() - keep everybody else off the memory
+ * @nvdev: the device, which is being bound
+ *
+ * The claim ends when the device is unbound. Both outcomes are logged.
+ *
+ * Context: Process context, may sleep.
+ * Return: 0; -EBUSY if a part of a region is claimed already.
+ */
+int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
+{
+	struct pci_dev *pdev = nvdev->core.pdev;
+	const struct nvgrace_gpu_region *end = nvdev->regions + nvdev->nr_regions;
+	const struct nvgrace_gpu_region *region;
+
+	for (region = nvdev->regions; region < end; region++) {
+		if (!devm_request_mem_region(&pdev->dev, region->base,
+					     region->backed, KBUILD_MODNAME))
+			return dev_err_probe(&pdev->dev, -EBUSY,
+					     "%s: %s [mem %#llx-%#llx] is in use, see /proc/iomem\n",
+					     NVGRACE_GPU_PROP_BASE,
+					     region->name, (u64)region->base,
+					     (u64)region->base + region->backed - 1);
+	}
+
+	for (region = nvdev->regions; region < end; region++)
+		pci_info(pdev,
+			 "%s [mem %#llx-%#llx] is BAR%u, backed %#llx bar_size %#llx\n",
+			 region->name, (u64)region->base,
+			 (u64)region->base + region->backed - 1, region->index,
+			 (u64)region->backed, region->bar_size);
+	return 0;
+}
 
 /**
  * nvgrace_gpu_find_region() - the region at a VFIO region index
@@ -111,7 +150,6 @@ nvgrace_gpu_find_region(struct nvgrace_gpu_device *nvdev, unsigned int index)
 	}
 	return NULL;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_find_region);
 
 /**
  * nvgrace_gpu_clip() - cut an access at the end of the BAR and of the memory
@@ -134,7 +172,6 @@ bool nvgrace_gpu_clip(const struct nvgrace_gpu_region *region, u64 pos,
 		  min_t(u64, *count, region->backed - pos) : 0;
 	return true;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_clip);
 
 /**
  * nvgrace_gpu_mmap_check() - does a mapping follow the sparse area?
@@ -155,38 +192,32 @@ int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 		return -EOVERFLOW;
 	return end > region->backed ? -EINVAL : 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_mmap_check);
 
-/* Has a page of these gone bad? */
-static bool has_bad_page(struct nvgrace_gpu_device *nvdev, unsigned long pfn,
-			 unsigned long nr_pages)
+/* Is a page of these known to be poisoned? */
+static bool has_poisoned_page(struct nvgrace_gpu_device *nvdev,
+			      unsigned long pfn, unsigned long nr_pages)
 {
-	return xa_find(&nvdev->bad_pages, &pfn, pfn + nr_pages - 1, XA_PRESENT);
+	return xa_find(&nvdev->poison.pages, &pfn, pfn + nr_pages - 1, XA_PRESENT);
 }
 
 /*
- * Copy between the mapped window and a kernel buffer, with resets and the power
- * changes that the VFIO user asks for kept out. The user's memory is not touched
- * here: a fault on it would take the mmap lock inside memory_lock, and the fault
- * handler nests them the other way round. It may even be a mapping of this
- * region.
+ * Copy between the mapped window and a kernel buffer, within the gate. The user's
+ * memory is not touched there: a fault on it would take the mmap lock inside
+ * memory_lock, and the fault handler nests them the other way round. It may even be
+ * a mapping of this region.
  */
 static int copy_window(struct nvgrace_gpu_device *nvdev,
 		       const struct nvgrace_gpu_region *region, phys_addr_t phys,
 		       void *window, void *bounce, size_t count, bool iswrite)
 {
 	unsigned long pfn = PHYS_PFN(phys);
-	int ret = 0;
+	int ret;
 
-	if (down_read_killable(&nvdev->core.memory_lock))
-		return -EINTR;
-	down_read(&nvdev->ready_lock);
+	ret = nvgrace_gpu_gate_enter(nvdev, RW_GATE);
+	if (ret)
+		return ret;
 
-	if (nvgrace_gpu_in_d3(&nvdev->core)) {
-		ret = -EIO;
-	} else if (nvdev->ready != NVGRACE_GPU_READY) {
-		ret = -EAGAIN;
-	} else if (has_bad_page(nvdev, pfn, PHYS_PFN(phys + count - 1) - pfn + 1)) {
+	if (has_poisoned_page(nvdev, pfn, PHYS_PFN(phys + count - 1) - pfn + 1)) {
 		ret = -EHWPOISON;
 	} else if (iswrite) {
 		memcpy(window, bounce, count);
@@ -196,8 +227,7 @@ static int copy_window(struct nvgrace_gpu_device *nvdev,
 		ret = -EIO; /* poisoned, on architectures that survive it */
 	}
 
-	up_read(&nvdev->ready_lock);
-	up_read(&nvdev->core.memory_lock);
+	nvgrace_gpu_gate_exit(nvdev);
 	return ret;
 }
 
@@ -239,7 +269,6 @@ VISIBLE_IF_KUNIT void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len,
 
 	return memremap(phys, len, cacheable ? MEMREMAP_WB : MEMREMAP_WC);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_map_window);
 
 /* The part of an access that lies in real memory. */
 static int rw_backed(struct nvgrace_gpu_device *nvdev,
@@ -295,9 +324,23 @@ static int read_hole(char __user *buf, void *bounce, size_t count)
 	return 0;
 }
 
+/* A region's read() or write() with the GPU awake, in kernel buffer BOUNCE. */
+static int rw_once(struct nvgrace_gpu_device *nvdev,
+		   const struct nvgrace_gpu_region *region, char __user *buf,
+		   void *bounce, u64 pos, size_t count, size_t backed,
+		   bool iswrite)
+{
+	int ret;
+
+	ret = rw_backed(nvdev, region, buf, bounce, pos, backed, iswrite);
+	if (!ret && !iswrite)
+		ret = read_hole(buf + backed, bounce, count - backed);
+	return ret;
+}
+
 /**
  * nvgrace_gpu_region_rw() - read() or write() on a region
- * @nvdev: the device, which the caller keeps from runtime suspend
+ * @nvdev: the device
  * @region: the region that *@ppos is in
  * @buf: the user's buffer; only read from if @iswrite
  * @count: bytes asked for
@@ -308,18 +351,22 @@ static int read_hole(char __user *buf, void *bounce, size_t count)
  * a read gives all ones and a write is dropped; an access that crosses the end
  * of the BAR is cut there.
  *
- * Context: Process context, no locks held; takes memory_lock and ready_lock for
- * read.
- * Return: bytes read or written; -EINVAL at or beyond the end of the BAR;
- * -EFAULT if @buf is bad; -EAGAIN if the GPU is not ready, and part of the access
- * may have been done then; -EIO if it is in D3 and stays there; -EHWPOISON if a
- * page of it went bad; -ENOMEM; -EINTR if the caller was killed.
+ * Resumes the GPU from runtime suspend, and waits for it if it is not ready, with no
+ * lock held. If a reset cuts an access short then all of it is done again: it is
+ * memory.
+ *
+ * Context: Process context, no locks held; enters the gate.
+ * Return: bytes read or written; -EINVAL at or beyond the end of the BAR; -EFAULT if
+ * @buf is bad; -EIO if the GPU is in D3 and stays there, or the gate cannot be
+ * entered; -EHWPOISON if a page of the access is poisoned; -ENOMEM; -ERESTARTSYS if a
+ * signal ended a wait; -EINTR if the task was killed.
  */
 ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 			      const struct nvgrace_gpu_region *region,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite)
 {
+	struct device *dev = &nvdev->core.pdev->dev;
 	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
 	size_t backed;
 	void *bounce;
@@ -334,10 +381,20 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 	if (!bounce)
 		return -ENOMEM;
 
-	ret = rw_backed(nvdev, region, buf, bounce, pos, backed, iswrite);
-	if (!ret && !iswrite)
-		ret = read_hole(buf + backed, bounce, count - backed);
+	if (pm_runtime_resume_and_get(dev)) {
+		ret = -EIO;
+		goto out_free;
+	}
 
+	do {
+		ret = rw_once(nvdev, region, buf, bounce, pos, count, backed, iswrite);
+		if (ret != -EAGAIN)
+			break;
+		ret = nvgrace_gpu_gate_wait(nvdev, RW_GATE);
+	} while (!ret);
+
+	pm_runtime_put(dev);
+out_free:
 	kvfree(bounce);
 	if (ret)
 		return ret;
@@ -345,7 +402,6 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 	*ppos += count;
 	return count;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_rw);
 
 /**
  * nvgrace_gpu_block_fits() - can a block be mapped by one huge entry?
@@ -366,7 +422,6 @@ VISIBLE_IF_KUNIT bool nvgrace_gpu_block_fits(unsigned long start,
 {
 	return block >= start && block + size <= end && IS_ALIGNED(phys, size);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_block_fits);
 
 static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
 			     unsigned int order)
@@ -390,20 +445,12 @@ static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
 	return VM_FAULT_FALLBACK;
 }
 
-/**
- * nvgrace_gpu_region_fault() - map what a fault on a region is about
- * @nvdev: the device
- * @vmf: the fault, on a mapping that nvgrace_gpu_region_mmap() made
- * @order: log2 of the pages in the block that is wanted
- *
- * Context: Process context, mmap or VMA lock held; memory_lock and ready_lock held
- * for read, and the GPU's memory can be used.
- * Return: VM_FAULT_NOPAGE; VM_FAULT_FALLBACK if a smaller block has to do, because
- * of alignment or for a bad page in it; VM_FAULT_HWPOISON on a bad page;
- * VM_FAULT_OOM; VM_FAULT_SIGBUS.
+/*
+ * Map what a fault is about, within the gate. VM_FAULT_FALLBACK if alignment allows a
+ * smaller block only.
  */
-vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
-				    struct vm_fault *vmf, unsigned int order)
+static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
+			    struct vm_fault *vmf, unsigned int order)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	unsigned long size = PAGE_SIZE << order;
@@ -412,7 +459,7 @@ vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 	unsigned long pfn;
 
 	lockdep_assert_held(&nvdev->core.memory_lock);
-	lockdep_assert_held(&nvdev->ready_lock);
+	lockdep_assert_held(&nvdev->gate.ready_lock);
 
 	region = nvgrace_gpu_find_region(nvdev,
 					 vma->vm_pgoff >> REGION_PGOFF_SHIFT);
@@ -426,26 +473,128 @@ vm_fault_t nvgrace_gpu_region_fault(struct nvgrace_gpu_device *nvdev,
 	if (order && !nvgrace_gpu_block_fits(vma->vm_start, vma->vm_end, addr,
 					     PFN_PHYS(pfn), size))
 		return VM_FAULT_FALLBACK;
-	if (has_bad_page(nvdev, pfn, PHYS_PFN(size)))
-		return order ? VM_FAULT_FALLBACK : VM_FAULT_HWPOISON;
 
 	return insert_pfn(vmf, pfn, order);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_fault);
+
+static void count_fault(struct nvgrace_gpu_device *nvdev, unsigned int order,
+			vm_fault_t ret)
+{
+	enum nvgrace_gpu_fault what;
+
+	if (ret == VM_FAULT_NOPAGE)
+		what = !order ? NVGRACE_GPU_FAULT_PAGE :
+		       order == PMD_ORDER ? NVGRACE_GPU_FAULT_PMD :
+					    NVGRACE_GPU_FAULT_PUD;
+	else if (ret != VM_FAULT_FALLBACK)
+		what = NVGRACE_GPU_FAULT_REFUSED;
+	else
+		return;
+
+	atomic_long_inc(&nvdev->stats.faults[what]);
+}
+
+/*
+ * Wait for the GPU with the fault's lock released, and have the fault tried again.
+ * If the GPU does not get ready, the next try finds that out.
+ */
+static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
+				 struct vm_fault *vmf)
+{
+	/*
+	 * Any signal ends the fault of a task in user mode, which takes the signal
+	 * then. In kernel mode mm would have the fault tried again at once: only
+	 * a fatal signal ends that.
+	 */
+	bool interruptible = (vmf->flags & FAULT_FLAG_INTERRUPTIBLE) &&
+			     (vmf->flags & FAULT_FLAG_USER);
+	unsigned int flags = interruptible ? NVGRACE_GPU_GATE_INTERRUPTIBLE : 0;
+	struct file *file;
+
+	atomic_long_inc(&nvdev->stats.faults[NVGRACE_GPU_FAULT_WAITED]);
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_RETRY;
+
+	/* The mapping can go meanwhile, and then the device after fput(). */
+	file = get_file(vmf->vma->vm_file);
+	release_fault_lock(vmf);
+	nvgrace_gpu_gate_wait(nvdev, flags);
+	fput(file);
+	return VM_FAULT_RETRY;
+}
+
+/*
+ * The core zaps the mappings of every BAR with memory_lock held for write when
+ * it resets the device, moves it to D3 or turns its memory off. Within the gate no
+ * page comes back before that is over.
+ *
+ * A reset takes seconds, and no fault waits for it with the mmap lock held, unless
+ * the fault is of the rare kind that cannot be tried again.
+ */
+static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
+			    struct vm_fault *vmf, unsigned int order)
+{
+	bool may_retry = vmf->flags & FAULT_FLAG_ALLOW_RETRY;
+	vm_fault_t ret;
+	int err;
+
+	do {
+		err = nvgrace_gpu_gate_enter(nvdev,
+					     may_retry ? NVGRACE_GPU_GATE_NOWAIT : 0);
+		if (!err) {
+			ret = map_fault(nvdev, vmf, order);
+			nvgrace_gpu_gate_exit(nvdev);
+			return ret;
+		}
+		if (err == -EAGAIN && may_retry)
+			return wait_and_retry(nvdev, vmf);
+		if (err == -EAGAIN)
+			err = nvgrace_gpu_gate_wait(nvdev, 0);
+	} while (!err);
+
+	return VM_FAULT_SIGBUS;
+}
+
+static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
+{
+	struct nvgrace_gpu_device *nvdev =
+		to_nvgrace_gpu(vmf->vma->vm_private_data);
+	vm_fault_t ret;
+
+	ret = try_fault(nvdev, vmf, order);
+	/* With the fault's lock released there may be no device any more. */
+	if (ret != VM_FAULT_RETRY)
+		count_fault(nvdev, order, ret);
+	return ret;
+}
+
+static vm_fault_t region_fault(struct vm_fault *vmf)
+{
+	return region_huge_fault(vmf, 0);
+}
+
+static const struct vm_operations_struct region_vm_ops = {
+	.fault = region_fault,
+#ifdef CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP
+	.huge_fault = region_huge_fault,
+#endif
+};
 
 /**
  * nvgrace_gpu_region_mmap() - mmap() of a region
+ * @nvdev: the device
  * @region: the region that @vma->vm_pgoff is in
  * @vma: the mapping
  *
  * Nothing is mapped here: pages come by fault, in the largest blocks that the
- * alignment of address and memory allows. The caller says how.
+ * alignment of address and memory allows.
  *
  * Context: Process context, mmap lock held for write.
  * Return: 0; -EINVAL if the mapping is private or goes past real memory;
  * -EOVERFLOW if offset and length wrap.
  */
-int nvgrace_gpu_region_mmap(const struct nvgrace_gpu_region *region,
+int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
+			    const struct nvgrace_gpu_region *region,
 			    struct vm_area_struct *vma)
 {
 	u64 pos = PFN_PHYS(vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1));
@@ -482,9 +631,12 @@ int nvgrace_gpu_region_mmap(const struct nvgrace_gpu_region *region,
 		vm_flags_set(vma, VM_ALLOW_ANY_UNCACHED);
 		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
 	}
+
+	/* The same as for the core's own mappings: all are found by one inode. */
+	vma->vm_private_data = &nvdev->core;
+	vma->vm_ops = &region_vm_ops;
 	return 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_mmap);
 
 /**
  * nvgrace_gpu_zap_regions() - take the regions out of all mappings
@@ -502,7 +654,6 @@ void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev)
 				    VFIO_PCI_INDEX_TO_OFFSET(nvdev->regions[i].index),
 				    nvdev->regions[i].backed, true);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_zap_regions);
 
 /**
  * nvgrace_gpu_region_info() - answer VFIO_DEVICE_GET_REGION_INFO for a region
@@ -543,26 +694,26 @@ int nvgrace_gpu_region_info(const struct nvgrace_gpu_region *region,
 		      VFIO_REGION_INFO_FLAG_MMAP;
 	return 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_region_info);
 
 /**
- * nvgrace_gpu_bad_page_to_pgoff() - where does a mapping show a page that went bad?
+ * nvgrace_gpu_poison_to_pgoff() - where does a mapping show a poisoned page?
  * @vma: a mapping of the device
  * @pfn: the page
- * @pgoff: the page in the offsets of the mapped file, as @vma->vm_pgoff is
+ * @pgoff: set to the page in the offsets of the mapped file, as @vma->vm_pgoff is
  *
- * mm asks that of the mappings of each process that it is to kill, so as to tell it
- * the address by which it has the page: of who ran into it, and of those to be killed
- * early. Of no other mapping it asks, so a page that only others have mapped is not
- * remembered; nor is it if there is no memory for that just now. Who uses the page then
- * finds it bad anew.
+ * mm calls this for the mappings of each process that it is about to kill, to send the
+ * address along: of the process that used the page, and of those that asked to be
+ * killed early. The driver remembers the page, for read() and write().
  *
- * Context: Atomic: i_mmap and RCU are locked. Mappings are zapped a little later.
+ * The page stays mapped. A guest that uses it gets its SEA from the hardware and can
+ * live on without the page; a fault that failed would stop the whole VM.
+ *
+ * Context: Atomic; mm holds i_mmap_rwsem and RCU's read lock.
  * Return: 0; -EFAULT if @vma does not cover the page.
  */
-VISIBLE_IF_KUNIT int nvgrace_gpu_bad_page_to_pgoff(struct vm_area_struct *vma,
-						   unsigned long pfn,
-						   pgoff_t *pgoff)
+VISIBLE_IF_KUNIT int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma,
+						 unsigned long pfn,
+						 pgoff_t *pgoff)
 {
 	struct nvgrace_gpu_device *nvdev = to_nvgrace_gpu(vma->vm_private_data);
 	const struct nvgrace_gpu_region *region;
@@ -577,141 +728,65 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_bad_page_to_pgoff(struct vm_area_struct *vma,
 	if (page >= PHYS_PFN(region->backed))
 		return -EFAULT;
 
-	page += (pgoff_t)region->index << REGION_PGOFF_SHIFT;
-	if (page < vma->vm_pgoff || page >= vma->vm_pgoff + vma_pages(vma))
+	*pgoff = page + ((pgoff_t)region->index << REGION_PGOFF_SHIFT);
+	if (*pgoff < vma->vm_pgoff || *pgoff >= vma->vm_pgoff + vma_pages(vma))
 		return -EFAULT;
 
-	if (!xa_is_err(xa_store(&nvdev->bad_pages, pfn, xa_mk_value(1), GFP_ATOMIC))) {
-		xa_set_mark(&nvdev->bad_pages, pfn, NVGRACE_GPU_BAD_PAGE_MAPPED);
-		schedule_work(&nvdev->bad_page_work);
-	}
-	*pgoff = page;
+	/* Without memory for that, read() and write() meet the page themselves. */
+	if (!xa_store(&nvdev->poison.pages, pfn, xa_mk_value(1), GFP_ATOMIC))
+		dev_err_ratelimited(&nvdev->core.pdev->dev,
+				    "%s: page at offset %#llx is poisoned\n",
+				    region->name, (u64)page << PAGE_SHIFT);
 	return 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_bad_page_to_pgoff);
 
 /**
- * nvgrace_gpu_zap_bad_pages() - take pages that went bad out of all mappings
- * @work: &struct nvgrace_gpu_device.bad_page_work
- *
- * Context: Process context; takes memory_lock for write, so that a fault which did
- * not know the page for bad has come to its end.
- */
-void nvgrace_gpu_zap_bad_pages(struct work_struct *work)
-{
-	struct nvgrace_gpu_device *nvdev =
-		container_of(work, struct nvgrace_gpu_device, bad_page_work);
-	unsigned long pfn;
-	unsigned int i;
-	void *entry;
-
-	down_write(&nvdev->core.memory_lock);
-	xa_for_each_marked(&nvdev->bad_pages, pfn, entry, NVGRACE_GPU_BAD_PAGE_MAPPED) {
-		xa_clear_mark(&nvdev->bad_pages, pfn, NVGRACE_GPU_BAD_PAGE_MAPPED);
-		for (i = 0; i < nvdev->nr_regions; i++) {
-			const struct nvgrace_gpu_region *region = &nvdev->regions[i];
-			u64 offset = PFN_PHYS(pfn) - region->base;
-
-			if (PFN_PHYS(pfn) < region->base || offset >= region->backed)
-				continue;
-			unmap_mapping_range(nvdev->core.vdev.inode->i_mapping,
-					    VFIO_PCI_INDEX_TO_OFFSET(region->index) + offset,
-					    PAGE_SIZE, true);
-			pci_err(nvdev->core.pdev, "%s: page at offset %#llx went bad\n",
-				region->name, offset);
-		}
-	}
-	up_write(&nvdev->core.memory_lock);
-}
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_zap_bad_pages);
-
-/**
- * nvgrace_gpu_watch_bad_pages() - have mm tell of pages that go bad
+ * nvgrace_gpu_watch_poison() - have mm notify the driver of poisoned pages
  * @nvdev: the device, which is being opened
  *
  * Context: Process context, may sleep.
- * Return: 0, also where the kernel cannot do that; -EBUSY if somebody else has said
- * that a part of the memory is his, which is logged.
+ * Return: 0, also where the kernel cannot do that; -EBUSY if another driver has
+ * registered a part of the memory, which is logged.
  */
-int nvgrace_gpu_watch_bad_pages(struct nvgrace_gpu_device *nvdev)
+int nvgrace_gpu_watch_poison(struct nvgrace_gpu_device *nvdev)
 {
-	while (nvdev->nr_spaces < nvdev->nr_regions) {
-		const struct nvgrace_gpu_region *region = &nvdev->regions[nvdev->nr_spaces];
-		struct pfn_address_space *space = &nvdev->spaces[nvdev->nr_spaces];
+	while (nvdev->poison.nr_spaces < nvdev->nr_regions) {
+		const struct nvgrace_gpu_region *region = &nvdev->regions[nvdev->poison.nr_spaces];
+		struct pfn_address_space *space = &nvdev->poison.spaces[nvdev->poison.nr_spaces];
 		int ret;
 
 		*space = (struct pfn_address_space) {
 			.node.start = PHYS_PFN(region->base),
 			.node.last = PHYS_PFN(region->base + region->backed) - 1,
 			.mapping = nvdev->core.vdev.inode->i_mapping,
-			.pfn_to_vma_pgoff = nvgrace_gpu_bad_page_to_pgoff,
+			.pfn_to_vma_pgoff = nvgrace_gpu_poison_to_pgoff,
 		};
 		ret = register_pfn_address_space(space);
 		if (ret == -EOPNOTSUPP)
 			return 0;
 		if (ret) {
-			pci_err(nvdev->core.pdev, "%s: somebody else has registered the memory for memory failures: %d\n",
+			pci_err(nvdev->core.pdev, "%s: the memory is registered for memory failures already: %d\n",
 				region->name, ret);
-			nvgrace_gpu_unwatch_bad_pages(nvdev);
+			nvgrace_gpu_unwatch_poison(nvdev);
 			return ret;
 		}
-		nvdev->nr_spaces++;
+		nvdev->poison.nr_spaces++;
 	}
 	return 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_watch_bad_pages);
 
 /**
- * nvgrace_gpu_unwatch_bad_pages() - take back what nvgrace_gpu_watch_bad_pages() did
+ * nvgrace_gpu_unwatch_poison() - undo nvgrace_gpu_watch_poison()
  * @nvdev: the device
  *
- * What is known of bad pages stays known: they are no better for the next user.
+ * The driver keeps the poisoned pages that it knows: they are no better for the next
+ * user.
  *
- * Context: Process context, may sleep; memory_lock not held.
+ * Context: Process context, may sleep.
  */
-void nvgrace_gpu_unwatch_bad_pages(struct nvgrace_gpu_device *nvdev)
+void nvgrace_gpu_unwatch_poison(struct nvgrace_gpu_device *nvdev)
 {
-	/* Only what was registered: mm does not look whose range it takes out. */
-	while (nvdev->nr_spaces)
-		unregister_pfn_address_space(&nvdev->spaces[--nvdev->nr_spaces]);
-	flush_work(&nvdev->bad_page_work);
+	/* Only what was registered: mm does not check whose range it removes. */
+	while (nvdev->poison.nr_spaces)
+		unregister_pfn_address_space(&nvdev->poison.spaces[--nvdev->poison.nr_spaces]);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_unwatch_bad_pages);
-
-#ifdef NVGRACE_GPU_HAVE_DMABUF
-/**
- * nvgrace_gpu_get_dmabuf_phys() - where a dma-buf of a BAR has its memory
- * @core: the device
- * @provider: set to what knows how peers get at the memory
- * @index: VFIO region index of the BAR
- * @phys_vec: filled in, @nr_ranges entries
- * @ranges: the parts of the BAR that the dma-buf consists of
- * @nr_ranges: how many
- *
- * Peers get at the coherent memory as they get at BAR0, through the host bridge.
- *
- * Context: Process context.
- * Return: 0; -EINVAL if a part goes past real memory, or BAR0 can't be used by
- * peers; -EOVERFLOW; for other BARs what the core says.
- */
-int nvgrace_gpu_get_dmabuf_phys(struct vfio_pci_core_device *core,
-				struct p2pdma_provider **provider,
-				unsigned int index, struct phys_vec *phys_vec,
-				struct vfio_region_dma_range *ranges,
-				size_t nr_ranges)
-{
-	const struct nvgrace_gpu_region *region;
-
-	region = nvgrace_gpu_find_region(to_nvgrace_gpu(core), index);
-	if (!region)
-		return vfio_pci_core_get_dmabuf_phys(core, provider, index,
-						     phys_vec, ranges, nr_ranges);
-
-	*provider = pcim_p2pdma_provider(core->pdev, 0);
-	if (!*provider)
-		return -EINVAL;
-
-	return vfio_pci_core_fill_phys_vec(phys_vec, ranges, nr_ranges,
-					   region->base, region->backed);
-}
-#endif

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Is the GPU there? What it needs, and whether its memory can be used yet
+ * The gate: may the memory be used now? And does the GPU need a carve-out?
  *
- * After boot and after each reset the link to the GPU and its memory are trained,
- * which takes seconds. Two registers in BAR0 say that it is over. Until then
- * nobody should access the memory: it does no harm to the host, but all ones
- * are read, writes are lost, and corrected RAS events are logged.
+ * After boot and after each reset the GPU trains the C2C link and its memory, which
+ * takes seconds. Two registers in BAR0 say when both are ready. Until then nothing
+ * should access the memory: that does no harm to the host, but reads give all ones,
+ * writes are lost, and the platform logs corrected RAS events.
+ *
+ * Whatever accesses or maps the memory enters the gate first and exits it after.
+ * What takes readiness away revokes it: when nvgrace_gpu_gate_revoke() returns, all
+ * that had entered have exited. Mappings outlast that, so the caller zaps them.
  */
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
 #include <linux/delay.h>
 #include <linux/jiffies.h>
-#include <linux/mm.h>
 #include <linux/pci.h>
-#include <linux/pm_runtime.h>
 #include <linux/sched/signal.h>
 
 #include "nvgrace_gpu.h"
@@ -28,8 +30,13 @@
 #define BAR0_HBM_TRAINING	0x200BC
 #define BAR0_READY		0xFF
 
-/* How long training may take, and how long to sleep between two looks at it. */
-#define READY_LIMIT_MS		(30 * MSEC_PER_SEC)
+/*
+ * How long training may take, and how long a reset: the PCI core itself waits up to
+ * 60 s for a device, after up to 20 s in ACPI's _RST. And how long to sleep between
+ * two polls.
+ */
+#define TRAINING_LIMIT_S	30
+#define RESET_LIMIT_S		120
 #define POLL_MAX_MS		128
 
 /**
@@ -52,7 +59,6 @@ VISIBLE_IF_KUNIT u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags)
 		pci_read_config_word(pdev, dvsec + DVSEC_MEMORY_FLAGS, flags);
 	return dvsec;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_read_dvsec);
 
 /**
  * nvgrace_gpu_needs_carve_out() - must a part of the memory be mapped uncached?
@@ -82,61 +88,76 @@ int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev)
 
 	return !(flags & DVSEC_MEMORY_NO_DEFECT);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_needs_carve_out);
 
 /* 0: ready. -EAGAIN: not yet. -ENODEV: nothing answers, and nothing will. */
-static int read_training(struct pci_dev *pdev, void __iomem *bar0,
-			 struct nvgrace_gpu_training *training)
+static int read_registers(struct pci_dev *pdev, void __iomem *bar0,
+			  struct nvgrace_gpu_status *status)
 {
-	training->link = ioread32(bar0 + BAR0_C2C_LINK);
-	training->memory = ioread32(bar0 + BAR0_HBM_TRAINING);
+	status->link = ioread32(bar0 + BAR0_C2C_LINK);
+	status->memory = ioread32(bar0 + BAR0_HBM_TRAINING);
 
-	if (training->link == BAR0_READY && training->memory == BAR0_READY)
+	if (status->link == BAR0_READY && status->memory == BAR0_READY)
 		return 0;
 
-	if ((PCI_POSSIBLE_ERROR(training->link) ||
-	     PCI_POSSIBLE_ERROR(training->memory)) &&
+	if ((PCI_POSSIBLE_ERROR(status->link) ||
+	     PCI_POSSIBLE_ERROR(status->memory)) &&
 	    !pci_device_is_present(pdev))
 		return -ENODEV;
 
 	return -EAGAIN;
 }
 
-/* Sleep between two looks, ever longer. -EINTR if the task is killed. */
-static int sleep_before_poll(unsigned int *ms)
+/*
+ * Sleep between two polls, ever longer. An error if a signal that STATE allows is
+ * pending.
+ *
+ * If it is TASK_INTERRUPTIBLE the freezer ends the sleep as a signal does. A killable
+ * task is frozen where it sleeps: a fault in KVM_RUN or in copy_from_user() cannot be
+ * given up halfway, and a host that suspends does not wait for a GPU that trains.
+ * "Unsafe" means the locks of its callers, such as a vCPU's mutex: what waits for
+ * those is a user task, too.
+ */
+static int sleep_before_poll(unsigned int state, unsigned int *ms)
 {
-	schedule_timeout_killable(msecs_to_jiffies(*ms));
-	*ms = min(2 * *ms, POLL_MAX_MS);
+	if (state != TASK_INTERRUPTIBLE)
+		state |= TASK_FREEZABLE_UNSAFE;
 
-	return fatal_signal_pending(current) ? -EINTR : 0;
+	if (!signal_pending_state(state, current)) {
+		set_current_state(state);
+		schedule_timeout(msecs_to_jiffies(*ms));
+		*ms = min(2 * *ms, POLL_MAX_MS);
+	}
+	if (!signal_pending_state(state, current))
+		return 0;
+	return state == TASK_INTERRUPTIBLE ? -ERESTARTSYS : -EINTR;
 }
 
 static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 {
-	unsigned long limit = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
-	struct nvgrace_gpu_training training;
+	unsigned long limit = jiffies + TRAINING_LIMIT_S * HZ;
+	struct nvgrace_gpu_status status;
 	unsigned int ms = 1;
 	bool last;
 	int ret;
 
 	do {
 		last = time_after_eq(jiffies, limit);
-		ret = read_training(pdev, bar0, &training);
+		ret = read_registers(pdev, bar0, &status);
 		if (ret == -ENODEV)
 			return dev_err_probe(&pdev->dev, ret,
 					     "BAR0 and config space read all ones: the GPU is gone\n");
 		if (ret != -EAGAIN)
 			return ret;
-		ret = sleep_before_poll(&ms);
+		ret = sleep_before_poll(TASK_KILLABLE, &ms);
 		if (ret)
 			return ret;
 	} while (!last);
 
 	return dev_err_probe(&pdev->dev, -ETIME,
-			     "not ready after %lu s: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x, both should be 0x%x\n",
-			     READY_LIMIT_MS / MSEC_PER_SEC,
-			     BAR0_C2C_LINK, training.link,
-			     BAR0_HBM_TRAINING, training.memory, BAR0_READY);
+			     "not ready after %u s: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x, both should be 0x%x\n",
+			     TRAINING_LIMIT_S,
+			     BAR0_C2C_LINK, status.link,
+			     BAR0_HBM_TRAINING, status.memory, BAR0_READY);
 }
 
 /**
@@ -188,209 +209,250 @@ out_disable:
 	return ret;
 }
 
-static void set_not_ready(struct nvgrace_gpu_device *nvdev,
-			  enum nvgrace_gpu_ready_state state)
+static unsigned int limit_s(enum nvgrace_gpu_ready_state state)
 {
-	lockdep_assert_held_write(&nvdev->ready_lock);
+	return state == NVGRACE_GPU_RESETTING ? RESET_LIMIT_S : TRAINING_LIMIT_S;
+}
 
-	nvdev->ready = state;
-	nvdev->ready_limit = jiffies + msecs_to_jiffies(READY_LIMIT_MS);
+static void set_state(struct nvgrace_gpu_device *nvdev,
+		      enum nvgrace_gpu_ready_state state)
+{
+	lockdep_assert_held_write(&nvdev->gate.ready_lock);
+
+	WRITE_ONCE(nvdev->gate.ready, state);
+	nvdev->gate.deadline = jiffies + limit_s(state) * HZ;
 }
 
 /**
- * nvgrace_gpu_ready_lost() - a reset begins or ends
+ * nvgrace_gpu_gate_init() - a gate that is closed until the registers are read
  * @nvdev: the device
- * @state: %NVGRACE_GPU_RESETTING if a reset is about to begin, so that what the
- *	registers say until it is over means nothing; %NVGRACE_GPU_TRAINING if it is
- *	over
  *
- * When this returns nobody uses the memory any more on the strength of what was
- * known, but for mappings, which the caller zaps. The time that the GPU has to get
- * ready begins anew.
- *
- * Context: Process context, may sleep; memory_lock may be held, or not.
+ * Context: Any.
  */
-void nvgrace_gpu_ready_lost(struct nvgrace_gpu_device *nvdev,
-			    enum nvgrace_gpu_ready_state state)
+void nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev)
 {
-	down_write(&nvdev->ready_lock);
-	set_not_ready(nvdev, state);
-	up_write(&nvdev->ready_lock);
+	init_rwsem(&nvdev->gate.ready_lock);
+	nvdev->gate.ready = NVGRACE_GPU_TRAINING;
+	nvdev->gate.deadline = jiffies;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_ready_lost);
 
 /**
- * nvgrace_gpu_ready_unknown() - the GPU may have lost its training, as in D3
+ * nvgrace_gpu_gate_revoke() - the memory can be used no more
  * @nvdev: the device
+ * @state: %NVGRACE_GPU_RESETTING if a reset begins, so that what the registers read
+ *	until its end means nothing; %NVGRACE_GPU_TRAINING if the GPU may have to
+ *	train from now on
  *
- * As nvgrace_gpu_ready_lost(), but while a reset is going on it has the last word.
+ * All that had entered the gate have exited when this returns. The time that the
+ * reset has to end, or the GPU to get ready, starts.
  *
  * Context: Process context, may sleep; memory_lock may be held, or not.
  */
-void nvgrace_gpu_ready_unknown(struct nvgrace_gpu_device *nvdev)
+void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
+			     enum nvgrace_gpu_ready_state state)
 {
-	down_write(&nvdev->ready_lock);
-	if (nvdev->ready != NVGRACE_GPU_RESETTING)
-		set_not_ready(nvdev, NVGRACE_GPU_TRAINING);
-	up_write(&nvdev->ready_lock);
+	down_write(&nvdev->gate.ready_lock);
+	set_state(nvdev, state);
+	up_write(&nvdev->gate.ready_lock);
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_ready_unknown);
 
-static int look_in_d0(struct nvgrace_gpu_device *nvdev,
-		      struct nvgrace_gpu_training *training)
+/**
+ * nvgrace_gpu_gate_retrain() - the GPU may have to train, as after D3
+ * @nvdev: the device
+ *
+ * As nvgrace_gpu_gate_revoke() with %NVGRACE_GPU_TRAINING, but a reset that is going
+ * on stays so until its own end.
+ *
+ * Context: Process context, may sleep; memory_lock may be held, or not.
+ */
+void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev)
+{
+	down_write(&nvdev->gate.ready_lock);
+	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING)
+		set_state(nvdev, NVGRACE_GPU_TRAINING);
+	up_write(&nvdev->gate.ready_lock);
+}
+
+/**
+ * nvgrace_gpu_read_status() - do the registers say that the GPU is ready?
+ * @nvdev: the device, in D0
+ * @status: what the registers read, untouched if BAR0 cannot be read
+ *
+ * BAR0 answers with memory enabled, and at the address that vfio_pci_core set.
+ *
+ * Context: Process context; memory_lock keeps PCI_COMMAND and the power state from
+ * being changed, ready_lock keeps resets out.
+ * Return: 0 if they do; -EAGAIN if not yet; -EIO if BAR0 cannot be read now, because
+ * of PCI_COMMAND or a reset after which only the VMM can restore the BARs; -ENODEV if
+ * the GPU is gone.
+ */
+VISIBLE_IF_KUNIT int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
+					     struct nvgrace_gpu_status *status)
 {
 	struct pci_dev *pdev = nvdev->core.pdev;
 	u32 low, high;
 	u16 command;
-	int ret;
+
+	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_read_status, nvdev, status);
 
 	pci_read_config_word(pdev, PCI_COMMAND, &command);
 	if (PCI_POSSIBLE_ERROR(command))
 		return -ENODEV;
 
+	/* PCI_COMMAND is the guest's: memory is not turned on to find this out. */
+	if (!(command & PCI_COMMAND_MEMORY))
+		return -EIO;
+
 	/*
-	 * AER leaves config space as the reset left it. To turn memory on with
-	 * that in BAR0 would have the GPU answer in somebody else's place.
+	 * AER leaves config space as the reset left it, and only the VMM can
+	 * restore it. Until then BAR0 may decode addresses of another device.
 	 */
 	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_0, &low);
 	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_1, &high);
 	if (low != nvdev->core.rbar[0] || high != nvdev->core.rbar[1])
-		return -EAGAIN;
+		return -EIO;
 
-	if (!(command & PCI_COMMAND_MEMORY))
-		pci_write_config_word(pdev, PCI_COMMAND,
-				      command | PCI_COMMAND_MEMORY);
-
-	ret = read_training(pdev, nvdev->core.barmap[0], training);
-
-	/* An interrupt may have been masked meanwhile, in another bit. */
-	if (!(command & PCI_COMMAND_MEMORY)) {
-		pci_read_config_word(pdev, PCI_COMMAND, &command);
-		pci_write_config_word(pdev, PCI_COMMAND,
-				      command & ~PCI_COMMAND_MEMORY);
-	}
-	return ret;
+	return read_registers(pdev, nvdev->core.barmap[0], status);
 }
 
-/**
- * nvgrace_gpu_look() - look whether the GPU is ready
- * @nvdev: the device
- * @training: what the registers read, untouched if they could not be read
- *
- * BAR0 answers in D0 with memory space enabled. The user may have it off, which is
- * no reason not to get at the coherent memory: it is on for the time of a look.
- *
- * Context: Process context, memory_lock held for write.
- * Return: 0 if it is; -EAGAIN if not yet, also if its BARs are yet to be restored;
- * -EIO if it sleeps; -ENODEV if it is gone.
- */
-VISIBLE_IF_KUNIT int nvgrace_gpu_look(struct nvgrace_gpu_device *nvdev,
-				      struct nvgrace_gpu_training *training)
+/* Not known to be ready: read the registers, unless a reset is going on. */
+static int poll_ready(struct nvgrace_gpu_device *nvdev)
 {
-	struct device *dev = &nvdev->core.pdev->dev;
-	int active, ret;
-
-	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_look, nvdev, training);
-
-	lockdep_assert_held_write(&nvdev->core.memory_lock);
-
-	/* Runtime suspend does without memory_lock: keep it out, or leave it alone. */
-	active = pm_runtime_get_if_active(dev);
-	if (!active)
-		return nvdev->core.pm_runtime_engaged ? -EIO : -EAGAIN;
-
-	if (nvgrace_gpu_in_d3(&nvdev->core))
-		ret = -EIO;
-	else
-		ret = look_in_d0(nvdev, training);
-
-	/* An error means that there is no runtime PM for the device. */
-	if (active > 0)
-		pm_runtime_put(dev);
-	return ret;
-}
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_look);
-
-/**
- * nvgrace_gpu_poll_ready() - can the GPU's memory be used now?
- * @nvdev: the device, which somebody has opened
- *
- * Context: Process context, memory_lock not held; does not wait for it.
- * Return: 0 if it can; -EBUSY if somebody holds memory_lock, for a reset perhaps,
- * and -EAGAIN if the GPU is not ready but has time left: look again in a while;
- * -EIO if its time is over, or it sleeps, or is gone.
- */
-int nvgrace_gpu_poll_ready(struct nvgrace_gpu_device *nvdev)
-{
-	struct nvgrace_gpu_training training = {
+	struct nvgrace_gpu_status status = {
 		.link = (u32)PCI_ERROR_RESPONSE,
 		.memory = (u32)PCI_ERROR_RESPONSE,
 	};
-	int ret = -EAGAIN;
-	bool last;
+	enum nvgrace_gpu_ready_state state = READ_ONCE(nvdev->gate.ready);
+	bool late = time_after_eq(jiffies, nvdev->gate.deadline);
+	int ret;
 
-	/* Whoever goes on from here looks again, with the lock held. */
-	if (READ_ONCE(nvdev->ready) == NVGRACE_GPU_READY)
+	/* A reset that was not seen to end in its time has failed. */
+	if (state == NVGRACE_GPU_RESETTING && !late)
+		return -EAGAIN;
+
+	ret = nvgrace_gpu_read_status(nvdev, &status);
+	if (!ret) {
+		/* ready_lock is held for read: others may find the same just now. */
+		WRITE_ONCE(nvdev->gate.ready, NVGRACE_GPU_READY);
 		return 0;
-
-	if (!down_write_trylock(&nvdev->core.memory_lock))
-		return -EBUSY;
-	down_read(&nvdev->ready_lock);
-
-	/* A reset that was not seen to end in that time has failed. */
-	last = time_after_eq(jiffies, nvdev->ready_limit);
-	if (nvdev->ready == NVGRACE_GPU_READY) {
-		ret = 0;
-	} else if (nvdev->ready == NVGRACE_GPU_TRAINING || last) {
-		ret = nvgrace_gpu_look(nvdev, &training);
-		if (!ret)
-			WRITE_ONCE(nvdev->ready, NVGRACE_GPU_READY);
 	}
+	if (ret != -EAGAIN)
+		return -EIO;
+	if (!late)
+		return -EAGAIN;
 
-	up_read(&nvdev->ready_lock);
-	up_write(&nvdev->core.memory_lock);
-
-	if (!ret || (ret == -EAGAIN && !last))
-		return ret;
-	if (ret == -EAGAIN)
-		dev_err_ratelimited(&nvdev->core.pdev->dev,
-				    "not ready %lu s after a reset: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x\n",
-				    READY_LIMIT_MS / MSEC_PER_SEC,
-				    BAR0_C2C_LINK, training.link,
-				    BAR0_HBM_TRAINING, training.memory);
+	dev_err_ratelimited(&nvdev->core.pdev->dev,
+			    "not ready after %u s: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x\n",
+			    limit_s(state),
+			    BAR0_C2C_LINK, status.link,
+			    BAR0_HBM_TRAINING, status.memory);
 	return -EIO;
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_poll_ready);
+
+/* Power state, then ready. */
+static int check_gate(struct nvgrace_gpu_device *nvdev, unsigned int flags)
+{
+	const struct vfio_pci_core_device *core = &nvdev->core;
+
+	lockdep_assert_held(&core->memory_lock);
+	lockdep_assert_held(&nvdev->gate.ready_lock);
+
+	/*
+	 * The VFIO user moves the device to D3 and back with memory_lock held for
+	 * write. Runtime suspend does not take memory_lock, so the caller must hold
+	 * a runtime PM reference, or else pm_runtime_engaged says that VFIO does.
+	 */
+	if (core->pm_runtime_engaged && !(flags & NVGRACE_GPU_GATE_AWAKE))
+		return -EIO;
+	if (core->pdev->current_state == PCI_D3hot ||
+	    core->pdev->current_state == PCI_D3cold)
+		return -EIO;
+
+	if (READ_ONCE(nvdev->gate.ready) == NVGRACE_GPU_READY)
+		return 0;
+	return poll_ready(nvdev);
+}
+
+static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
+{
+	if (down_read_trylock(&core->memory_lock))
+		return 0;
+	if (flags & NVGRACE_GPU_GATE_NOWAIT)
+		return -EAGAIN;
+	if (!(flags & NVGRACE_GPU_GATE_INTERRUPTIBLE))
+		return down_read_killable(&core->memory_lock);
+	return down_read_interruptible(&core->memory_lock) ? -ERESTARTSYS : 0;
+}
 
 /**
- * nvgrace_gpu_wait_ready() - wait until the GPU's memory can be used
- * @nvdev: the device, which somebody has opened
+ * nvgrace_gpu_gate_enter() - begin to use the memory, if the GPU is ready
+ * @nvdev: the device, which is open
+ * @flags: %NVGRACE_GPU_GATE_AWAKE if the caller holds a runtime PM reference;
+ *	%NVGRACE_GPU_GATE_NOWAIT if it must not wait for memory_lock, which a reset
+ *	holds for seconds; %NVGRACE_GPU_GATE_INTERRUPTIBLE if any signal may end
+ *	that wait, not only a fatal one
  *
- * Context: Process context, no locks held: it sleeps until 30 s after the last
- * reset at most, and as long as a reset takes.
- * Return: 0 if it can be used, which the next reset may have changed when the
- * caller looks; -EIO as for nvgrace_gpu_poll_ready(); -EINTR if the task was killed.
+ * Between this and nvgrace_gpu_gate_exit() no reset of the device begins, and VFIO
+ * does not change its power state.
+ *
+ * Context: Process context, may sleep, but not for the GPU. On success memory_lock
+ * and ready_lock are held for read, so nothing that takes mmap_lock may be called.
+ * Return: 0; -EAGAIN if nvgrace_gpu_gate_wait() is worthwhile; -EIO if the GPU is
+ * asleep, gone, not ready in time, or cannot be asked; -ERESTARTSYS if a signal came and
+ * is allowed to end the wait; else -EINTR if the task was killed.
  */
-int nvgrace_gpu_wait_ready(struct nvgrace_gpu_device *nvdev)
+int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
+	int ret;
+
+	ret = lock_memory(&nvdev->core, flags);
+	if (ret)
+		return ret;
+	down_read(&nvdev->gate.ready_lock);
+
+	ret = check_gate(nvdev, flags);
+	if (ret)
+		nvgrace_gpu_gate_exit(nvdev);
+	return ret;
+}
+
+/**
+ * nvgrace_gpu_gate_exit() - end what nvgrace_gpu_gate_enter() began
+ * @nvdev: the device
+ *
+ * Context: Process context; releases ready_lock and memory_lock.
+ */
+void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev)
+{
+	up_read(&nvdev->gate.ready_lock);
+	up_read(&nvdev->core.memory_lock);
+}
+
+/**
+ * nvgrace_gpu_gate_wait() - wait until the gate can be entered
+ * @nvdev: the device, which is open
+ * @flags: as for nvgrace_gpu_gate_enter(); %NVGRACE_GPU_GATE_NOWAIT has no effect
+ *
+ * Context: Process context; sleeps until the deadline at most, and as long as others
+ * hold memory_lock. The caller may hold the mmap lock, but better does not.
+ * Return: 0 if it can be entered, which the next reset may have changed when the
+ * caller tries; -EIO, -ERESTARTSYS and -EINTR as for nvgrace_gpu_gate_enter().
+ */
+int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags)
+{
+	unsigned int state = flags & NVGRACE_GPU_GATE_INTERRUPTIBLE ?
+			     TASK_INTERRUPTIBLE : TASK_KILLABLE;
 	unsigned int ms = 1;
 	int ret;
 
 	for (;;) {
-		/*
-		 * Sleep as long as somebody holds the lock: a fault that merely
-		 * tried again would take the CPU from who is to release it.
-		 */
-		if (down_read_killable(&nvdev->core.memory_lock))
-			return -EINTR;
-		up_read(&nvdev->core.memory_lock);
-
-		ret = nvgrace_gpu_poll_ready(nvdev);
-		if (ret != -EBUSY && ret != -EAGAIN)
+		ret = nvgrace_gpu_gate_enter(nvdev, flags & ~NVGRACE_GPU_GATE_NOWAIT);
+		if (!ret)
+			nvgrace_gpu_gate_exit(nvdev);
+		if (ret != -EAGAIN)
 			return ret;
-		ret = sleep_before_poll(&ms);
+		ret = sleep_before_poll(state, &ms);
 		if (ret)
 			return ret;
 	}
 }
-EXPORT_SYMBOL_IF_KUNIT(nvgrace_gpu_wait_ready);

@@ -34,7 +34,7 @@ build_module() {
 
 fill_module() {
 	local kernel=$1 coverage=$2 dir=$3 options=(CONFIG_NVGRACE_GPU=m)
-	! grep -q '^CONFIG_KUNIT=y' "$kernel/config" || options+=(CONFIG_NVGRACE_GPU_KUNIT_TEST=m)
+	! grep -q '^CONFIG_KUNIT=y' "$kernel/config" || options+=(CONFIG_NVGRACE_GPU_KUNIT_TEST=y)
 	[ -z "$coverage" ] || options+=(GCOV_PROFILE=y)
 	copy_driver "$dir"
 	build_module "$kernel" "$dir" "${options[@]}"

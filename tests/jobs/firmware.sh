@@ -21,10 +21,10 @@ refused() {
 one_line() {
 	dmesg -c > /tmp/dmesg
 	cat /tmp/dmesg
-	grep "nvgrace_gpu $1: " /tmp/dmesg | sed 's/^\[[^]]*\] nvgrace_gpu [^ ]*: //; s/^error -[A-Z0-9]*: //' |
+	grep "nvgrace_gpu $1: " /tmp/dmesg | sed 's/^\[[^]]*\] nvgrace_gpu [^ ]*: //; s/^error -[0-9A-Z]*: //' |
 		grep -vE '^Adding to iommu group|^Removing from iommu group|^probe with driver|^resetting|^reset done' > /tmp/said
 	case $2 in
-	*'bytes backed'*) [ "$(wc -l < /tmp/said)" = 2 ] ;;
+	*' backed '*) [ "$(wc -l < /tmp/said)" = 2 ] ;;
 	*) [ "$(wc -l < /tmp/said)" = 1 ] ;;
 	esac && grep -qxF "$2" /tmp/said
 }
@@ -35,7 +35,7 @@ firmware() {
 	if bind_gpu "$bdf" nvgrace_gpu 2> /tmp/error; then
 		[ -z "$2" ] && one_line "$bdf" "$3" || return 1
 		case $3 in
-		*'bytes backed'*) [ "$(claims)" = $((before + 2)) ] ;;
+		*' backed '*) [ "$(claims)" = $((before + 2)) ] ;;
 		*) [ "$(claims)" = "$before" ] ;;
 		esac
 	else

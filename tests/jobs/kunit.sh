@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
-# The KUnit suites as a module: as it ran them when it was loaded, and once more
-# through each one's run file.
+# The KUnit suites in a module: as the kernel ran them when it was loaded, and once
+# more through each one's run file.
 #
 #| part | make check | make check-all adds | scripts/rig run
 #| kunit-module | 6.12-debug | newest-debug | --gpu=port:0x70000000000:1536M
@@ -9,8 +9,8 @@
 . /lib.sh
 
 KUNIT=/sys/kernel/debug/kunit
-ALL='nvgrace_gpu_acpi nvgrace_gpu_bar nvgrace_gpu_clip nvgrace_gpu_fault nvgrace_gpu_ids'
-ALL="$ALL nvgrace_gpu_mmap nvgrace_gpu_ready nvgrace_gpu_rw nvgrace_gpu_split"
+ALL='nvgrace_gpu_acpi nvgrace_gpu_clip nvgrace_gpu_config nvgrace_gpu_fault nvgrace_gpu_ids'
+ALL="$ALL nvgrace_gpu_mmap nvgrace_gpu_ready nvgrace_gpu_reset nvgrace_gpu_rw nvgrace_gpu_split"
 
 # suite NAME SUITE: its results as one test of ours. They come as KTAP of one test.
 suite() {
@@ -24,7 +24,6 @@ suite() {
 dmesg -c > /dev/null
 insmod /modules/kunit.ko
 insmod /modules/nvgrace_gpu.ko
-insmod /modules/nvgrace_gpu_kunit.ko
 SUITES=$(cd $KUNIT && echo nvgrace_gpu_*)
 # shellcheck disable=SC2086
 ok every_suite_is_there test "$SUITES" = "$ALL"
@@ -33,7 +32,6 @@ for s in $SUITES; do
 	echo 1 > $KUNIT/"$s"/run
 	suite run "$s"
 done
-ok unload_tests rmmod nvgrace_gpu_kunit
 ok unload rmmod nvgrace_gpu
 ok log log_is_clean
 finish

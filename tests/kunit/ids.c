@@ -4,7 +4,6 @@
  */
 #include <kunit/test.h>
 #include <linux/mod_devicetable.h>
-#include <linux/module.h>
 #include <linux/pci.h>
 
 #include "../../nvgrace_gpu.h"
@@ -74,8 +73,3 @@ static struct kunit_suite suite = {
 };
 
 kunit_test_suite(suite);
-
-MODULE_LICENSE("GPL");
-MODULE_DESCRIPTION("KUnit tests for nvgrace_gpu");
-/* MODULE_IMPORT_NS() as the kernels before 6.13 and since spell it alike. */
-MODULE_INFO(import_ns, "EXPORTED_FOR_KUNIT_TESTING");

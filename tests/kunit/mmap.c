@@ -35,19 +35,13 @@ static int test_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct fixture *f = file->private_data;
 	const struct nvgrace_gpu_region *region;
-	int ret;
 
 	region = nvgrace_gpu_find_region(&f->nvdev, vma->vm_pgoff >>
 					 (VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT));
 	if (!region)
 		return -ENXIO;
 
-	ret = nvgrace_gpu_region_mmap(region, vma);
-	if (!ret) {
-		vma->vm_private_data = &f->nvdev.core;
-		vma->vm_ops = &nvgrace_gpu_region_vm_ops;
-	}
-	return ret;
+	return nvgrace_gpu_region_mmap(&f->nvdev, region, vma);
 }
 
 static const struct file_operations test_fops = {
@@ -74,10 +68,9 @@ static int fixture_init(struct kunit *test)
 	test->priv = f;
 
 	init_rwsem(&f->nvdev.core.memory_lock);
-	init_rwsem(&f->nvdev.ready_lock);
-	xa_init(&f->nvdev.bad_pages);
-	f->nvdev.ready = NVGRACE_GPU_READY;
-	INIT_WORK(&f->nvdev.bad_page_work, nvgrace_gpu_zap_bad_pages);
+	nvgrace_gpu_gate_init(&f->nvdev);
+	xa_init(&f->nvdev.poison.pages);
+	f->nvdev.gate.ready = NVGRACE_GPU_READY;
 	f->pdev.dev.init_name = test->name;
 	f->nvdev.core.pdev = &f->pdev;
 	f->nvdev.nr_regions = 2;
@@ -111,10 +104,8 @@ static void fixture_exit(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 
-	if (!f)
-		return;
-	flush_work(&f->nvdev.bad_page_work);
-	xa_destroy(&f->nvdev.bad_pages);
+	if (f)
+		xa_destroy(&f->nvdev.poison.pages);
 }
 
 /* ---- What a mapping may cover ---- */
@@ -457,13 +448,12 @@ static void zapped_and_back_by_fault(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mapped(test, resmem), BASE + BACKED);
 }
 
-/* ---- Pages that go bad ---- */
+/* ---- Poisoned pages ---- */
 
-/* What mm does of a page that went bad, for the mapping at an address; and the zap. */
-static int goes_bad(struct kunit *test, unsigned long addr, phys_addr_t phys,
-		    pgoff_t *pgoff)
+/* What mm does about a poisoned page, for the mapping at an address. */
+static int notify(struct kunit *test, unsigned long addr, phys_addr_t phys,
+		  pgoff_t *pgoff)
 {
-	struct fixture *f = test->priv;
 	struct vm_area_struct *vma;
 	int ret = -ENOENT;
 
@@ -471,9 +461,8 @@ static int goes_bad(struct kunit *test, unsigned long addr, phys_addr_t phys,
 	vma = vma_lookup(current->mm, addr);
 	KUNIT_EXPECT_NOT_NULL(test, vma);
 	if (vma)
-		ret = nvgrace_gpu_bad_page_to_pgoff(vma, PHYS_PFN(phys), pgoff);
+		ret = nvgrace_gpu_poison_to_pgoff(vma, PHYS_PFN(phys), pgoff);
 	mmap_read_unlock(current->mm);
-	flush_work(&f->nvdev.bad_page_work);
 	return ret;
 }
 
@@ -506,7 +495,7 @@ static const struct pgoff_case pgoff_cases[] = {
 
 KUNIT_ARRAY_PARAM_DESC(pgoff, pgoff_cases, name);
 
-static void where_a_bad_page_is_mapped(struct kunit *test)
+static void where_a_poisoned_page_is_mapped(struct kunit *test)
 {
 	const struct pgoff_case *c = test->param_value;
 	u64 backed = c->bar == 2 ? BACKED : GIB(1);
@@ -515,144 +504,59 @@ static void where_a_bad_page_is_mapped(struct kunit *test)
 
 	KUNIT_ASSERT_EQ(test, USER,
 			map(test, c->bar, MAPPED(backed), 0, 2 * PAGE_SIZE));
-	KUNIT_EXPECT_EQ(test, goes_bad(test, USER, c->phys, &pgoff), c->ret);
+	KUNIT_EXPECT_EQ(test, notify(test, USER, c->phys, &pgoff), c->ret);
 	if (!c->ret)
 		KUNIT_EXPECT_EQ(test, (u64)pgoff << PAGE_SHIFT,
 				VFIO_PCI_INDEX_TO_OFFSET(c->bar) + c->offset);
 	/* Remembered if it is one of the mapping's, and nothing besides. */
-	KUNIT_EXPECT_EQ(test, !c->ret, !xa_empty(&f->nvdev.bad_pages));
+	KUNIT_EXPECT_EQ(test, !c->ret, !xa_empty(&f->nvdev.poison.pages));
 	KUNIT_EXPECT_EQ(test, !c->ret,
-			!!xa_load(&f->nvdev.bad_pages, PHYS_PFN(c->phys)));
+			!!xa_load(&f->nvdev.poison.pages, PHYS_PFN(c->phys)));
 }
 
-static void a_mapping_of_no_region_has_no_bad_pages(struct kunit *test)
+static void a_mapping_of_no_region_has_no_poisoned_pages(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	pgoff_t pgoff;
 
 	KUNIT_ASSERT_EQ(test, USER, map(test, 2, 0, 0, PAGE_SIZE));
 	f->nvdev.nr_regions = 0;
-	KUNIT_EXPECT_EQ(test, goes_bad(test, USER, BASE, &pgoff), -EFAULT);
-	KUNIT_EXPECT_TRUE(test, xa_empty(&f->nvdev.bad_pages));
+	KUNIT_EXPECT_EQ(test, notify(test, USER, BASE, &pgoff), -EFAULT);
+	KUNIT_EXPECT_TRUE(test, xa_empty(&f->nvdev.poison.pages));
 }
 
-/* Twice mapped, in a block each; its neighbours come back, and it does not. */
-static void bad_page_leaves_all_mappings(struct kunit *test)
+/* Mapped by a block, and by a page: both stay, and it can be mapped again. */
+static void poisoned_page_stays_mapped(struct kunit *test)
 {
 	const unsigned long maps[] = { USER, USER + GIB(2) };
 	const unsigned long at = 3 * PAGE_SIZE;
+	struct fixture *f = test->priv;
 	pgoff_t pgoff;
 	int i;
 
-	for (i = 0; i < ARRAY_SIZE(maps); i++) {
-		KUNIT_ASSERT_EQ(test, maps[i], map(test, 2, 0, maps[i] - USER, PMD_SIZE));
-		KUNIT_ASSERT_EQ(test, fault(maps[i] + at), 0);
-		KUNIT_ASSERT_EQ(test, mapped(test, maps[i] + at), BASE + at);
+	KUNIT_ASSERT_EQ(test, maps[0], map(test, 2, 0, 0, PMD_SIZE));
+	KUNIT_ASSERT_EQ(test, maps[1], map(test, 2, at, GIB(2), PAGE_SIZE));
+	KUNIT_ASSERT_EQ(test, fault(maps[0] + at), 0);
+	KUNIT_ASSERT_EQ(test, fault(maps[1]), 0);
+
+	/* mm may notify for each process that has it mapped. */
+	KUNIT_ASSERT_EQ(test, notify(test, maps[0], BASE + at, &pgoff), 0);
+	KUNIT_ASSERT_EQ(test, notify(test, maps[1], BASE + at, &pgoff), 0);
+	KUNIT_EXPECT_EQ(test, mapped(test, maps[0] + at), BASE + at);
+	KUNIT_EXPECT_EQ(test, mapped(test, maps[1]), BASE + at);
+
+	for (i = 0; i < 2; i++) {
+		nvgrace_gpu_zap_regions(&f->nvdev);
+		KUNIT_ASSERT_EQ(test, mapped(test, maps[0] + at), 0);
+		KUNIT_EXPECT_EQ(test, fault(maps[0] + at), 0);
+		KUNIT_EXPECT_EQ(test, fault(maps[1]), 0);
+		KUNIT_EXPECT_EQ(test, mapped(test, maps[0] + at), BASE + at);
+		KUNIT_EXPECT_EQ(test, mapped(test, maps[1]), BASE + at);
 	}
 
-	KUNIT_ASSERT_EQ(test, goes_bad(test, maps[0], BASE + at, &pgoff), 0);
-
-	for (i = 0; i < ARRAY_SIZE(maps); i++) {
-		KUNIT_EXPECT_EQ(test, mapped(test, maps[i] + at), 0);
-		KUNIT_EXPECT_EQ(test, fault(maps[i] + at), -EFAULT);
-		KUNIT_EXPECT_EQ(test, fault(maps[i] + at - PAGE_SIZE), 0);
-		KUNIT_EXPECT_EQ(test, fault(maps[i] + at + PAGE_SIZE), 0);
-		KUNIT_EXPECT_EQ(test, mapped(test, maps[i] + at), 0);
-		expect_mapped(test, maps[i] + at + PAGE_SIZE, maps[i] + at + 2 * PAGE_SIZE,
-			      BASE + at + PAGE_SIZE);
-		KUNIT_EXPECT_EQ(test, mapped(test, maps[i] + at - PAGE_SIZE),
-				BASE + at - PAGE_SIZE);
-	}
-}
-
-struct edge_case {
-	const char *name;
-	unsigned int bar;
-	u64 pos;
-	unsigned int bad;
-};
-
-/* Two pages are mapped: of the one that goes bad nothing is left, the other stays. */
-static const struct edge_case edge_cases[] = {
-	{ "first page of usemem", 2, 0, 0 },
-	{ "last page of usemem", 2, BACKED - 2 * PAGE_SIZE, 1 },
-	{ "first page of resmem", 4, 0, 0 },
-	{ "last page of resmem", 4, GIB(1) - 2 * PAGE_SIZE, 1 },
-};
-
-KUNIT_ARRAY_PARAM_DESC(edge, edge_cases, name);
-
-static void bad_page_at_the_edge(struct kunit *test)
-{
-	const struct edge_case *c = test->param_value;
-	const phys_addr_t phys = (c->bar == 2 ? BASE : BASE + BACKED) + c->pos;
-	const unsigned long bad = c->bad * PAGE_SIZE, good = PAGE_SIZE - bad;
-	pgoff_t pgoff;
-
-	KUNIT_ASSERT_EQ(test, USER, map(test, c->bar, c->pos, 0, 2 * PAGE_SIZE));
-	KUNIT_ASSERT_EQ(test, fault(USER), 0);
-	KUNIT_ASSERT_EQ(test, fault(USER + PAGE_SIZE), 0);
-	KUNIT_ASSERT_EQ(test, goes_bad(test, USER, phys + bad, &pgoff), 0);
-	KUNIT_EXPECT_EQ(test, mapped(test, USER + good), phys + good);
-	KUNIT_EXPECT_EQ(test, mapped(test, USER + bad), 0);
-}
-
-static bool fault_gives(struct kunit *test, unsigned long addr,
-			unsigned int order, vm_fault_t want)
-{
-	struct fixture *f = test->priv;
-	vm_fault_t ret = 0;
-
-	mmap_read_lock(current->mm);
-	down_read(&f->nvdev.core.memory_lock);
-	down_read(&f->nvdev.ready_lock);
-	{
-		struct vm_fault vmf = {
-			.vma = vma_lookup(current->mm, addr),
-			.address = addr,
-		};
-
-		KUNIT_EXPECT_NOT_NULL(test, vmf.vma);
-		if (vmf.vma)
-			ret = nvgrace_gpu_region_fault(&f->nvdev, &vmf, order);
-	}
-	up_read(&f->nvdev.ready_lock);
-	up_read(&f->nvdev.core.memory_lock);
-	mmap_read_unlock(current->mm);
-	return ret == want;
-}
-
-/* The second of three blocks begins and ends with a bad page. */
-static void fault_around_bad_pages(struct kunit *test)
-{
-	const unsigned long first = USER + PMD_SIZE;
-	const unsigned long last = first + PMD_SIZE - PAGE_SIZE;
-	pgoff_t pgoff;
-
-	KUNIT_ASSERT_EQ(test, USER, map(test, 2, 0, 0, 3 * PMD_SIZE));
-	KUNIT_ASSERT_EQ(test, goes_bad(test, USER, BASE + PMD_SIZE, &pgoff), 0);
-	KUNIT_ASSERT_EQ(test, goes_bad(test, USER, BASE + 2 * PMD_SIZE - PAGE_SIZE,
-				       &pgoff), 0);
-
-	KUNIT_EXPECT_TRUE(test, fault_gives(test, first, 0, VM_FAULT_HWPOISON));
-	KUNIT_EXPECT_TRUE(test, fault_gives(test, last, 0, VM_FAULT_HWPOISON));
-	if (IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP))
-		KUNIT_EXPECT_TRUE(test, fault_gives(test, first + PAGE_SIZE, PMD_ORDER,
-						    VM_FAULT_FALLBACK));
-
-	KUNIT_EXPECT_EQ(test, fault(first + PAGE_SIZE), 0);
-	expect_mapped(test, first + PAGE_SIZE, first + 2 * PAGE_SIZE,
-		      BASE + PMD_SIZE + PAGE_SIZE);
-	KUNIT_EXPECT_EQ(test, fault(last - PAGE_SIZE), 0);
-	expect_mapped(test, last - PAGE_SIZE, last,
-		      BASE + 2 * PMD_SIZE - 2 * PAGE_SIZE);
-
-	/* Whole blocks on either side, which the bad ones do not belong to. */
+	/* By a block as before: the neighbours lose nothing by it. */
 	need_huge_entries(test);
-	KUNIT_EXPECT_EQ(test, fault(first - 1), 0);
-	expect_mapped(test, USER, first, BASE);
-	KUNIT_EXPECT_EQ(test, fault(last + PAGE_SIZE), 0);
-	expect_mapped(test, last + PAGE_SIZE, USER + 3 * PMD_SIZE, BASE + 2 * PMD_SIZE);
+	expect_mapped(test, USER, USER + PMD_SIZE, BASE);
 }
 
 /* mm knows both regions, or none where it has no use for them; then none again. */
@@ -662,10 +566,11 @@ static void watched_and_let_go(struct kunit *test)
 	int again;
 
 	for (again = 0; again < 2; again++) {
-		KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_bad_pages(&f->nvdev), 0);
-		KUNIT_EXPECT_TRUE(test, !f->nvdev.nr_spaces || f->nvdev.nr_spaces == 2);
-		nvgrace_gpu_unwatch_bad_pages(&f->nvdev);
-		KUNIT_EXPECT_EQ(test, f->nvdev.nr_spaces, 0);
+		KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_poison(&f->nvdev), 0);
+		KUNIT_EXPECT_TRUE(test, !f->nvdev.poison.nr_spaces ||
+				  f->nvdev.poison.nr_spaces == 2);
+		nvgrace_gpu_unwatch_poison(&f->nvdev);
+		KUNIT_EXPECT_EQ(test, f->nvdev.poison.nr_spaces, 0);
 	}
 }
 
@@ -677,27 +582,26 @@ static void somebody_else_watches(struct kunit *test)
 
 	other = kunit_kzalloc(test, sizeof(*other), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, other);
-	INIT_WORK(&other->bad_page_work, nvgrace_gpu_zap_bad_pages);
 	other->core.pdev = &f->pdev;
 	other->core.vdev.inode = f->nvdev.core.vdev.inode;
 	memcpy(other->regions, f->nvdev.regions, sizeof(other->regions));
 	other->nr_regions = 2;
 	other->regions[0].base = BASE + GIB(16);
 
-	KUNIT_ASSERT_EQ(test, nvgrace_gpu_watch_bad_pages(&f->nvdev), 0);
-	if (!f->nvdev.nr_spaces)
+	KUNIT_ASSERT_EQ(test, nvgrace_gpu_watch_poison(&f->nvdev), 0);
+	if (!f->nvdev.poison.nr_spaces)
 		kunit_skip(test, "this kernel does not know of memory without struct pages");
 
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_bad_pages(other), -EBUSY);
-	KUNIT_EXPECT_EQ(test, other->nr_spaces, 0);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_poison(other), -EBUSY);
+	KUNIT_EXPECT_EQ(test, other->poison.nr_spaces, 0);
 
 	other->nr_regions = 1;
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_bad_pages(other), 0);
-	KUNIT_EXPECT_EQ(test, other->nr_spaces, 1);
-	nvgrace_gpu_unwatch_bad_pages(other);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_poison(other), 0);
+	KUNIT_EXPECT_EQ(test, other->poison.nr_spaces, 1);
+	nvgrace_gpu_unwatch_poison(other);
 
-	KUNIT_EXPECT_EQ(test, f->nvdev.nr_spaces, 2);
-	nvgrace_gpu_unwatch_bad_pages(&f->nvdev);
+	KUNIT_EXPECT_EQ(test, f->nvdev.poison.nr_spaces, 2);
+	nvgrace_gpu_unwatch_poison(&f->nvdev);
 }
 
 /* ---- Region info ---- */
@@ -750,11 +654,9 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(fault_by_power_state, awake_gen_params),
 	KUNIT_CASE(fault_without_a_region),
 	KUNIT_CASE(zapped_and_back_by_fault),
-	KUNIT_CASE_PARAM(where_a_bad_page_is_mapped, pgoff_gen_params),
-	KUNIT_CASE(a_mapping_of_no_region_has_no_bad_pages),
-	KUNIT_CASE(bad_page_leaves_all_mappings),
-	KUNIT_CASE_PARAM(bad_page_at_the_edge, edge_gen_params),
-	KUNIT_CASE(fault_around_bad_pages),
+	KUNIT_CASE_PARAM(where_a_poisoned_page_is_mapped, pgoff_gen_params),
+	KUNIT_CASE(a_mapping_of_no_region_has_no_poisoned_pages),
+	KUNIT_CASE(poisoned_page_stays_mapped),
 	KUNIT_CASE(watched_and_let_go),
 	KUNIT_CASE(somebody_else_watches),
 	KUNIT_CASE(info_says_what_can_be_mapped),

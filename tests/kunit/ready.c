@@ -7,6 +7,7 @@
 #include <kunit/test.h>
 #include <kunit/test-bug.h>
 #include <linux/jiffies.h>
+#include <linux/sched/signal.h>
 
 #include "../../nvgrace_gpu.h"
 
@@ -69,70 +70,93 @@ static void carve_out_by_dvsec(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_needs_carve_out(&gpu->pdev), c->ret);
 }
 
-/* ---- Can the memory be used? ---- */
+/* ---- The gate ---- */
 
-struct waiting_gpu {
+struct gate_gpu {
 	struct nvgrace_gpu_device nvdev;
 	struct pci_dev pdev;
-	int result;		/* of a look at the registers */
-	unsigned int busy;	/* looks that find it not ready before that */
-	unsigned int looks;
+	int result;		/* of reading the registers */
+	unsigned int busy;	/* reads that find it not ready before that */
+	unsigned int reads;
 };
 
-static int fake_look(struct nvgrace_gpu_device *nvdev,
-		     struct nvgrace_gpu_training *training)
+static int fake_read_status(struct nvgrace_gpu_device *nvdev,
+			    struct nvgrace_gpu_status *status)
 {
-	struct waiting_gpu *gpu = container_of(nvdev, struct waiting_gpu, nvdev);
+	struct gate_gpu *gpu = container_of(nvdev, struct gate_gpu, nvdev);
+	struct kunit *test = kunit_get_current_test();
 
-	/* The user is kept from BAR0 and config space, resets are kept out. */
-	KUNIT_EXPECT_TRUE(kunit_get_current_test(),
-			  rwsem_is_locked(&nvdev->core.memory_lock));
-	KUNIT_EXPECT_FALSE(kunit_get_current_test(),
-			   down_read_trylock(&nvdev->core.memory_lock));
-	KUNIT_EXPECT_FALSE(kunit_get_current_test(),
-			   down_write_trylock(&nvdev->ready_lock));
+	/* PCI_COMMAND and the power state cannot change, no reset can begin... */
+	KUNIT_EXPECT_FALSE(test, down_write_trylock(&nvdev->core.memory_lock));
+	KUNIT_EXPECT_FALSE(test, down_write_trylock(&nvdev->gate.ready_lock));
+	/* ...but others can do the same. */
+	if (down_read_trylock(&nvdev->core.memory_lock))
+		up_read(&nvdev->core.memory_lock);
+	else
+		KUNIT_FAIL(test, "memory_lock is held for write");
 
-	return gpu->looks++ < gpu->busy ? -EAGAIN : gpu->result;
+	return gpu->reads++ < gpu->busy ? -EAGAIN : gpu->result;
 }
 
-static struct waiting_gpu *new_gpu(struct kunit *test,
-				   enum nvgrace_gpu_ready_state state)
+static struct gate_gpu *new_gpu(struct kunit *test,
+				enum nvgrace_gpu_ready_state state)
 {
-	struct waiting_gpu *gpu = kunit_kzalloc(test, sizeof(*gpu), GFP_KERNEL);
+	struct gate_gpu *gpu = kunit_kzalloc(test, sizeof(*gpu), GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, gpu);
 	init_rwsem(&gpu->nvdev.core.memory_lock);
-	init_rwsem(&gpu->nvdev.ready_lock);
 	gpu->pdev.dev.init_name = "gpu";
 	gpu->nvdev.core.pdev = &gpu->pdev;
-	nvgrace_gpu_ready_lost(&gpu->nvdev, NVGRACE_GPU_TRAINING);
-	gpu->nvdev.ready = state;
-	kunit_activate_static_stub(test, nvgrace_gpu_look, fake_look);
+	nvgrace_gpu_gate_init(&gpu->nvdev);
+	nvgrace_gpu_gate_revoke(&gpu->nvdev, NVGRACE_GPU_TRAINING);
+	gpu->nvdev.gate.ready = state;
+	kunit_activate_static_stub(test, nvgrace_gpu_read_status, fake_read_status);
 	return gpu;
 }
 
-struct poll_case {
+static void expect_unlocked(struct kunit *test, struct gate_gpu *gpu)
+{
+	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.core.memory_lock));
+	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.gate.ready_lock));
+}
+
+/* Enter and exit; both locks are held between. */
+static int pass_gate(struct kunit *test, struct gate_gpu *gpu, unsigned int flags)
+{
+	int ret = nvgrace_gpu_gate_enter(&gpu->nvdev, flags);
+
+	if (!ret) {
+		KUNIT_EXPECT_TRUE(test, rwsem_is_locked(&gpu->nvdev.core.memory_lock));
+		KUNIT_EXPECT_TRUE(test, rwsem_is_locked(&gpu->nvdev.gate.ready_lock));
+		nvgrace_gpu_gate_exit(&gpu->nvdev);
+	}
+	expect_unlocked(test, gpu);
+	return ret;
+}
+
+struct enter_case {
 	const char *name;
 	enum nvgrace_gpu_ready_state state;
-	int look;
+	int result;
 	bool late;
 	int ret;
 	enum nvgrace_gpu_ready_state after;
-	unsigned int looks;
+	unsigned int reads;
 };
 
-static const struct poll_case poll_cases[] = {
+static const struct enter_case enter_cases[] = {
 	{ "ready", NVGRACE_GPU_READY, -ENODEV, false, 0, NVGRACE_GPU_READY, 0 },
 	{ "ready long since", NVGRACE_GPU_READY, -ENODEV, true, 0, NVGRACE_GPU_READY, 0 },
 	{ "gets ready", NVGRACE_GPU_TRAINING, 0, false, 0, NVGRACE_GPU_READY, 1 },
-	{ "gets ready after the limit", NVGRACE_GPU_TRAINING, 0, true, 0,
+	{ "gets ready after the deadline", NVGRACE_GPU_TRAINING, 0, true, 0,
 	  NVGRACE_GPU_READY, 1 },
 	{ "not yet", NVGRACE_GPU_TRAINING, -EAGAIN, false, -EAGAIN,
 	  NVGRACE_GPU_TRAINING, 1 },
 	{ "never", NVGRACE_GPU_TRAINING, -EAGAIN, true, -EIO, NVGRACE_GPU_TRAINING, 1 },
-	{ "in D3", NVGRACE_GPU_TRAINING, -EIO, false, -EIO, NVGRACE_GPU_TRAINING, 1 },
+	{ "BAR0 cannot be read", NVGRACE_GPU_TRAINING, -EIO, false, -EIO,
+	  NVGRACE_GPU_TRAINING, 1 },
 	{ "gone", NVGRACE_GPU_TRAINING, -ENODEV, false, -EIO, NVGRACE_GPU_TRAINING, 1 },
-	/* What the registers say before the reset means nothing after it. */
+	/* What the registers read before the reset means nothing after it. */
 	{ "in reset", NVGRACE_GPU_RESETTING, 0, false, -EAGAIN, NVGRACE_GPU_RESETTING, 0 },
 	{ "in reset for ever", NVGRACE_GPU_RESETTING, -EAGAIN, true, -EIO,
 	  NVGRACE_GPU_RESETTING, 1 },
@@ -140,107 +164,185 @@ static const struct poll_case poll_cases[] = {
 	  NVGRACE_GPU_READY, 1 },
 };
 
-KUNIT_ARRAY_PARAM_DESC(poll, poll_cases, name);
+KUNIT_ARRAY_PARAM_DESC(enter, enter_cases, name);
 
-static void look_once(struct kunit *test)
+static void enter_by_state(struct kunit *test)
 {
-	const struct poll_case *c = test->param_value;
-	struct waiting_gpu *gpu = new_gpu(test, c->state);
+	const struct enter_case *c = test->param_value;
+	struct gate_gpu *gpu = new_gpu(test, c->state);
 
-	gpu->result = c->look;
+	gpu->result = c->result;
 	if (c->late)
-		gpu->nvdev.ready_limit = jiffies;
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_poll_ready(&gpu->nvdev), c->ret);
-	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready, c->after);
-	KUNIT_EXPECT_EQ(test, gpu->looks, c->looks);
-	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.core.memory_lock));
-	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.ready_lock));
+		gpu->nvdev.gate.deadline = jiffies;
+	KUNIT_EXPECT_EQ(test, pass_gate(test, gpu, 0), c->ret);
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.ready, c->after);
+	KUNIT_EXPECT_EQ(test, gpu->reads, c->reads);
 }
 
-struct unknown_case {
+struct power_case {
 	const char *name;
-	enum nvgrace_gpu_ready_state before, after;
-	bool anew;
+	pci_power_t state;
+	bool runtime_suspended;
+	unsigned int flags;
+	int ret;
 };
 
-static const struct unknown_case unknown_cases[] = {
+static const struct power_case power_cases[] = {
+	{ "D0", PCI_D0, false, 0, 0 },
+	{ "D1", PCI_D1, false, 0, 0 },
+	{ "D2", PCI_D2, false, 0, 0 },
+	{ "D3hot", PCI_D3hot, false, 0, -EIO },
+	{ "D3hot by the guest, awake for runtime PM", PCI_D3hot, false,
+	  NVGRACE_GPU_GATE_AWAKE, -EIO },
+	{ "D3cold", PCI_D3cold, false, 0, -EIO },
+	{ "unknown", PCI_UNKNOWN, false, 0, 0 },
+	/* It may suspend any moment, but for those who hold a reference. */
+	{ "may suspend", PCI_D0, true, 0, -EIO },
+	{ "may suspend, awake", PCI_D0, true, NVGRACE_GPU_GATE_AWAKE, 0 },
+	{ "suspended", PCI_D3cold, true, 0, -EIO },
+};
+
+KUNIT_ARRAY_PARAM_DESC(power, power_cases, name);
+
+/* BAR0 is not read in D3, whether or not the memory was ready before. */
+static void enter_by_power_state(struct kunit *test)
+{
+	const struct power_case *c = test->param_value;
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_READY);
+
+	gpu->pdev.current_state = c->state;
+	gpu->nvdev.core.pm_runtime_engaged = c->runtime_suspended;
+	KUNIT_EXPECT_EQ(test, pass_gate(test, gpu, c->flags), c->ret);
+	KUNIT_EXPECT_EQ(test, gpu->reads, 0);
+
+	nvgrace_gpu_gate_revoke(&gpu->nvdev, NVGRACE_GPU_TRAINING);
+	KUNIT_EXPECT_EQ(test, pass_gate(test, gpu, c->flags), c->ret);
+	KUNIT_EXPECT_EQ(test, gpu->reads, c->ret ? 0 : 1);
+}
+
+struct retrain_case {
+	const char *name;
+	enum nvgrace_gpu_ready_state before, after;
+	bool again;
+};
+
+static const struct retrain_case retrain_cases[] = {
 	{ "ready", NVGRACE_GPU_READY, NVGRACE_GPU_TRAINING, true },
-	{ "not ready", NVGRACE_GPU_TRAINING, NVGRACE_GPU_TRAINING, true },
+	{ "training", NVGRACE_GPU_TRAINING, NVGRACE_GPU_TRAINING, true },
 	{ "in reset", NVGRACE_GPU_RESETTING, NVGRACE_GPU_RESETTING, false },
 };
 
-KUNIT_ARRAY_PARAM_DESC(unknown, unknown_cases, name);
+KUNIT_ARRAY_PARAM_DESC(retrain, retrain_cases, name);
 
-/* D3 makes the time that it has begin anew, and does not end a reset. */
-static void unknown_after_d3(struct kunit *test)
+/* D3 starts the time to train again, and does not end a reset. */
+static void retrain_after_d3(struct kunit *test)
 {
-	const struct unknown_case *c = test->param_value;
-	struct waiting_gpu *gpu = new_gpu(test, c->before);
-	unsigned long limit = jiffies - 1;
+	const struct retrain_case *c = test->param_value;
+	struct gate_gpu *gpu = new_gpu(test, c->before);
+	unsigned long deadline = jiffies - 1;
 
-	gpu->nvdev.ready_limit = limit;
-	nvgrace_gpu_ready_unknown(&gpu->nvdev);
-	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready, c->after);
-	KUNIT_EXPECT_EQ(test, c->anew, gpu->nvdev.ready_limit != limit);
-	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.ready_lock));
+	gpu->nvdev.gate.deadline = deadline;
+	nvgrace_gpu_gate_retrain(&gpu->nvdev);
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.ready, c->after);
+	KUNIT_EXPECT_EQ(test, c->again, gpu->nvdev.gate.deadline != deadline);
+	expect_unlocked(test, gpu);
 }
 
-/* A reset holds the lock for seconds; nobody queues up behind it. */
-static void lock_is_not_waited_for(struct kunit *test)
+/* A reset holds memory_lock for seconds: a fault does not wait for it in the gate. */
+static void enter_does_not_wait_for_the_lock(struct kunit *test)
 {
-	struct waiting_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_READY);
 
 	down_write(&gpu->nvdev.core.memory_lock);
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_poll_ready(&gpu->nvdev), -EBUSY);
+	KUNIT_EXPECT_EQ(test, -EAGAIN, nvgrace_gpu_gate_enter(&gpu->nvdev,
+							      NVGRACE_GPU_GATE_NOWAIT));
 	up_write(&gpu->nvdev.core.memory_lock);
-	KUNIT_EXPECT_EQ(test, gpu->looks, 0);
+	KUNIT_EXPECT_EQ(test, 0, pass_gate(test, gpu, NVGRACE_GPU_GATE_NOWAIT));
 }
 
-static void wait_for_it(struct kunit *test)
+static void wait_until_ready(struct kunit *test)
 {
-	struct waiting_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
 
 	gpu->busy = 4;
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), 0);
-	KUNIT_EXPECT_EQ(test, gpu->looks, 5);
-	KUNIT_EXPECT_EQ(test, gpu->nvdev.ready, NVGRACE_GPU_READY);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_gate_wait(&gpu->nvdev, 0), 0);
+	KUNIT_EXPECT_EQ(test, gpu->reads, 5);
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.ready, NVGRACE_GPU_READY);
+	expect_unlocked(test, gpu);
 
-	/* No need to look again, until it is lost again. */
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), 0);
-	KUNIT_EXPECT_EQ(test, gpu->looks, 5);
-	nvgrace_gpu_ready_lost(&gpu->nvdev, NVGRACE_GPU_TRAINING);
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), 0);
-	KUNIT_EXPECT_EQ(test, gpu->looks, 6);
+	/* No need to read the registers again, until readiness is revoked. */
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_gate_wait(&gpu->nvdev, 0), 0);
+	KUNIT_EXPECT_EQ(test, gpu->reads, 5);
+	nvgrace_gpu_gate_revoke(&gpu->nvdev, NVGRACE_GPU_TRAINING);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_gate_wait(&gpu->nvdev, 0), 0);
+	KUNIT_EXPECT_EQ(test, gpu->reads, 6);
 }
 
-/* The limit counts from the reset, and there is a last look after it. */
-static void wait_has_a_limit(struct kunit *test)
+/* The deadline counts from the reset, and there is a last poll after it. */
+static void wait_has_a_deadline(struct kunit *test)
 {
-	struct waiting_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
 	unsigned long start = jiffies;
 
-	KUNIT_EXPECT_LE(test, gpu->nvdev.ready_limit - jiffies,
+	KUNIT_EXPECT_LE(test, gpu->nvdev.gate.deadline - jiffies,
 			msecs_to_jiffies(30000));
-	KUNIT_EXPECT_GT(test, gpu->nvdev.ready_limit - jiffies,
+	KUNIT_EXPECT_GT(test, gpu->nvdev.gate.deadline - jiffies,
 			msecs_to_jiffies(20000));
 
 	gpu->busy = UINT_MAX;
-	gpu->nvdev.ready_limit = jiffies + msecs_to_jiffies(50);
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), -EIO);
-	KUNIT_EXPECT_TRUE(test, time_after_eq(jiffies, start + msecs_to_jiffies(50)));
-	/* 1, 2, 4, 8, 16 and 32 ms between them, more or less. */
-	KUNIT_EXPECT_GE(test, gpu->looks, 3);
-	KUNIT_EXPECT_LE(test, gpu->looks, 8);
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_wait_ready(&gpu->nvdev), -EIO);
+	gpu->nvdev.gate.deadline = jiffies + msecs_to_jiffies(500);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_gate_wait(&gpu->nvdev, 0), -EIO);
+	KUNIT_EXPECT_TRUE(test, time_after_eq(jiffies, start + msecs_to_jiffies(500)));
+	/* 1, 2, 4 ms and so on up to 128 between them, or more on a busy machine. */
+	KUNIT_EXPECT_GE(test, gpu->reads, 3);
+	KUNIT_EXPECT_LE(test, gpu->reads, 12);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_gate_wait(&gpu->nvdev, 0), -EIO);
+}
+
+struct signal_case {
+	const char *name;
+	int sig;
+	unsigned int flags;
+	int ret;
+};
+
+static const struct signal_case signal_cases[] = {
+	{ "killed", SIGKILL, 0, -EINTR },
+	{ "killed, interruptible", SIGKILL, NVGRACE_GPU_GATE_INTERRUPTIBLE, -ERESTARTSYS },
+	{ "signal", SIGUSR1, 0, -EIO },
+	{ "signal, interruptible", SIGUSR1, NVGRACE_GPU_GATE_INTERRUPTIBLE, -ERESTARTSYS },
+};
+
+KUNIT_ARRAY_PARAM_DESC(signal, signal_cases, name);
+
+/* Only a fatal signal ends a wait, or any: else the deadline does. */
+static void wait_ends_with_a_signal(struct kunit *test)
+{
+	const struct signal_case *c = test->param_value;
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+	int ret;
+
+	gpu->busy = UINT_MAX;
+	gpu->nvdev.gate.deadline = jiffies + msecs_to_jiffies(300);
+	sigaddset(&current->pending.signal, c->sig);
+	set_tsk_thread_flag(current, TIF_SIGPENDING);
+	ret = nvgrace_gpu_gate_wait(&gpu->nvdev, c->flags);
+	flush_signals(current);
+	KUNIT_EXPECT_EQ(test, ret, c->ret);
+	KUNIT_EXPECT_EQ(test, ret == -EIO,
+			time_after_eq(jiffies, gpu->nvdev.gate.deadline));
+	expect_unlocked(test, gpu);
 }
 
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(carve_out_by_dvsec, dvsec_gen_params),
-	KUNIT_CASE_PARAM(look_once, poll_gen_params),
-	KUNIT_CASE_PARAM(unknown_after_d3, unknown_gen_params),
-	KUNIT_CASE(lock_is_not_waited_for),
-	KUNIT_CASE(wait_for_it),
-	KUNIT_CASE(wait_has_a_limit),
+	KUNIT_CASE_PARAM(enter_by_state, enter_gen_params),
+	KUNIT_CASE_PARAM(enter_by_power_state, power_gen_params),
+	KUNIT_CASE_PARAM(retrain_after_d3, retrain_gen_params),
+	KUNIT_CASE(enter_does_not_wait_for_the_lock),
+	KUNIT_CASE(wait_until_ready),
+	KUNIT_CASE(wait_has_a_deadline),
+	KUNIT_CASE_PARAM(wait_ends_with_a_signal, signal_gen_params),
 	{}
 };
 

@@ -10,6 +10,7 @@
 #include <linux/completion.h>
 #include <linux/io.h>
 #include <linux/mman.h>
+#include <linux/pm_runtime.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
@@ -27,6 +28,7 @@ struct fixture {
 	struct nvgrace_gpu_region region;
 	bool no_window;		/* nothing can be mapped */
 	unsigned int windows;	/* how many were */
+	unsigned int reads;	/* of the registers */
 	u8 *memory;		/* of BAR bytes, more than what is backed */
 	u8 *bytes;		/* of BAR + 1 bytes: what goes to the user, or came */
 	u8 __user *user;	/* of BAR + 1 bytes and more */
@@ -92,13 +94,29 @@ static int fixture_init(struct kunit *test)
 	};
 
 	init_rwsem(&f->nvdev.core.memory_lock);
-	init_rwsem(&f->nvdev.ready_lock);
-	xa_init(&f->nvdev.bad_pages);
+	nvgrace_gpu_gate_init(&f->nvdev);
+	xa_init(&f->nvdev.poison.pages);
 	f->nvdev.core.pdev = &f->pdev;
-	f->nvdev.ready = NVGRACE_GPU_READY;
+	f->nvdev.gate.ready = NVGRACE_GPU_READY;
+
+	/* Awake, for runtime PM; no more of a device is needed. */
+	device_initialize(&f->pdev.dev);
+	pm_runtime_set_active(&f->pdev.dev);
+	pm_runtime_enable(&f->pdev.dev);
 
 	kunit_activate_static_stub(test, nvgrace_gpu_map_window, fake_map_window);
 	return 0;
+}
+
+static void fixture_exit(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+
+	if (f && f->nvdev.core.pdev) {
+		/* Nothing may leak a runtime PM reference. */
+		KUNIT_EXPECT_EQ(test, atomic_read(&f->pdev.dev.power.usage_count), 0);
+		pm_runtime_disable(&f->pdev.dev);
+	}
 }
 
 /* Errors leave the position alone; else it moves by what is returned. */
@@ -277,32 +295,53 @@ static void by_power_state(struct kunit *test)
 	check_write(test, BACKED, 1, 1);
 }
 
-/* ---- The GPU ---- */
+/* ---- The gate ---- */
 
 struct ready_case {
 	const char *name;
 	enum nvgrace_gpu_ready_state ready;
+	int result;		/* of reading the registers the fourth time */
 	ssize_t ret;
+	unsigned int reads;
 };
 
 static const struct ready_case ready_cases[] = {
-	{ "ready", NVGRACE_GPU_READY, 1 },
-	{ "training", NVGRACE_GPU_TRAINING, -EAGAIN },
-	{ "resetting", NVGRACE_GPU_RESETTING, -EAGAIN },
+	{ "ready", NVGRACE_GPU_READY, -EIO, 1, 0 },
+	{ "gets ready", NVGRACE_GPU_TRAINING, 0, 1, 4 },
+	{ "cannot be asked", NVGRACE_GPU_TRAINING, -EIO, -EIO, 4 },
+	{ "goes", NVGRACE_GPU_TRAINING, -ENODEV, -EIO, 4 },
 };
 
 KUNIT_ARRAY_PARAM_DESC(ready, ready_cases, name);
 
-/* Nothing is touched while the GPU is not ready, and the caller is to wait. */
-static void not_ready(struct kunit *test)
+static int fake_read_status(struct nvgrace_gpu_device *nvdev,
+			    struct nvgrace_gpu_status *status)
+{
+	struct kunit *test = kunit_get_current_test();
+	const struct ready_case *c = test->param_value;
+	struct fixture *f = test->priv;
+
+	return ++f->reads < 4 ? -EAGAIN : c->result;
+}
+
+/* Nothing is touched before the GPU is ready. */
+static void access_waits_until_ready(struct kunit *test)
 {
 	const struct ready_case *c = test->param_value;
 	struct fixture *f = test->priv;
 
-	f->nvdev.ready = c->ready;
+	kunit_activate_static_stub(test, nvgrace_gpu_read_status, fake_read_status);
+	nvgrace_gpu_gate_revoke(&f->nvdev, c->ready);
 	check_read(test, 0, 1, c->ret);
+	KUNIT_EXPECT_EQ(test, f->reads, c->reads);
+
+	f->reads = 0;
+	nvgrace_gpu_gate_revoke(&f->nvdev, c->ready);
 	check_write(test, 0, 1, c->ret);
+	KUNIT_EXPECT_EQ(test, f->reads, c->reads);
+
 	/* The hole does not need the device. */
+	nvgrace_gpu_gate_revoke(&f->nvdev, NVGRACE_GPU_RESETTING);
 	check_read(test, BACKED, 1, 1);
 	check_write(test, BACKED, 1, 1);
 }
@@ -332,12 +371,12 @@ static void bad_page(struct kunit *test)
 	const struct bad_case *c = test->param_value;
 	struct fixture *f = test->priv;
 
-	KUNIT_ASSERT_FALSE(test, xa_is_err(xa_store(&f->nvdev.bad_pages,
+	KUNIT_ASSERT_FALSE(test, xa_is_err(xa_store(&f->nvdev.poison.pages,
 						    PHYS_PFN(BASE) + 3,
 						    xa_mk_value(1), GFP_KERNEL)));
 	KUNIT_EXPECT_EQ(test, rw(test, c->pos, c->count, false), c->ret);
 	KUNIT_EXPECT_EQ(test, rw(test, c->pos, c->count, true), c->ret);
-	xa_destroy(&f->nvdev.bad_pages);
+	xa_destroy(&f->nvdev.poison.pages);
 }
 
 static ssize_t rw_when_killed(struct kunit *test, u64 pos, bool iswrite)
@@ -386,8 +425,8 @@ static void caller_is_killed_while_it_waits(struct kunit *test)
 	schedule_work(&holder.work);
 	wait_for_completion(&holder.taken);
 
-	KUNIT_EXPECT_EQ(test, rw_when_killed(test, 0, false), -EINTR);
-	KUNIT_EXPECT_EQ(test, rw_when_killed(test, 0, true), -EINTR);
+	KUNIT_EXPECT_EQ(test, rw_when_killed(test, 0, false), -ERESTARTSYS);
+	KUNIT_EXPECT_EQ(test, rw_when_killed(test, 0, true), -ERESTARTSYS);
 	/* The hole needs no lock: it is the signal that ends this. */
 	KUNIT_EXPECT_EQ(test, rw_when_killed(test, BACKED, false), -EINTR);
 
@@ -414,7 +453,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(bad_buffer),
 	KUNIT_CASE(nothing_can_be_mapped),
 	KUNIT_CASE_PARAM(by_power_state, power_gen_params),
-	KUNIT_CASE_PARAM(not_ready, ready_gen_params),
+	KUNIT_CASE_PARAM(access_waits_until_ready, ready_gen_params),
 	KUNIT_CASE_PARAM(bad_page, bad_gen_params),
 	KUNIT_CASE(caller_is_killed),
 	KUNIT_CASE(caller_is_killed_while_it_waits),
@@ -425,6 +464,7 @@ static struct kunit_case cases[] = {
 static struct kunit_suite suite = {
 	.name = "nvgrace_gpu_rw",
 	.init = fixture_init,
+	.exit = fixture_exit,
 	.test_cases = cases,
 };
 

@@ -4,6 +4,7 @@
  * coherent memory do meanwhile.
  */
 #include <stdatomic.h>
+#include <sys/time.h>
 
 #include "fault.h"
 #include "fixture.h"
@@ -141,11 +142,16 @@ TEST_F_TIMEOUT(gpu, accesses_wait, 60)
 	}
 }
 
-/* The user has memory space off: no reason to fail, and it stays off. */
-TEST_F(gpu, memory_space_off)
+/*
+ * The guest has memory off: whether the GPU is ready cannot be found out, so that
+ * there is an error at once, and PCI_COMMAND stays as it is. With memory on again
+ * the access waits.
+ */
+TEST_F(gpu, memory_off_after_reset)
 {
 	uint64_t value = 0;
 	uint16_t command;
+	long start;
 
 	if (!can_reset(variant))
 		SKIP(return, "the bus of this GPU is not reset");
@@ -153,11 +159,32 @@ TEST_F(gpu, memory_space_off)
 	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, PCI_COMMAND_MEMORY, 0));
 	ASSERT_TRUE(set_knob("ready_ms", TRAINING_MS));
 	ASSERT_EQ(0, variant->reset(&self->v));
-	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
-	EXPECT_EQ(VALUE, value);
-	EXPECT_EQ(1, knob("ready"));
+	start = now_ms();
+	EXPECT_EQ(-1, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(-1, pwrite(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(SIGBUS, touch(self->map, false));
+	EXPECT_GT(TRAINING_MS / 2, now_ms() - start);
 	ASSERT_EQ(2, pread(self->fd, &command, 2, CONFIG + PCI_COMMAND));
 	EXPECT_EQ(0, command & PCI_COMMAND_MEMORY);
+
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(VALUE, value);
+	EXPECT_EQ(0, touch(self->map, false));
+	EXPECT_EQ(1, knob("ready"));
+}
+
+/* Known to be ready, the memory is there whatever PCI_COMMAND says. */
+TEST_F(gpu, memory_off_when_ready)
+{
+	uint64_t value = 0;
+
+	EXPECT_EQ(0, touch(self->map, true));
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, PCI_COMMAND_MEMORY, 0));
+	EXPECT_EQ(8, pwrite(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(0, touch(self->map, false));
 }
 
 /* In a process of its own, so that it can be killed and can get SIGBUS. */
@@ -387,6 +414,7 @@ FIXTURE_SETUP(power)
 
 FIXTURE_TEARDOWN(power)
 {
+	set_knob("ready_ms", 0);
 	set_knob("ready", 1);
 	munmap(self->map, MAPPED);
 	vfio_close(&self->v);
@@ -472,16 +500,145 @@ TEST_F(power, runtime_suspend)
 	pthread_join(thread, NULL);
 }
 
+/* The time to train counts from the return to D0, however long the GPU slept. */
+TEST_F_TIMEOUT(power, training_after_long_sleep, 90)
+{
+	struct {
+		struct vfio_device_feature hdr;
+	} entry = {
+		.hdr.argsz = sizeof(entry),
+		.hdr.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
+	};
+	uint64_t value = 0;
+	pthread_t thread;
+	long start;
+
+	ASSERT_EQ(0, touch(self->map, true));
+	if (ioctl(self->fd, VFIO_DEVICE_FEATURE, &entry))
+		SKIP(return, "no low power entry: %s", strerror(errno));
+	usleep((LIMIT_MS + 1000) * 1000);
+	ASSERT_EQ(3, knob("power_state"));
+
+	ASSERT_TRUE(set_knob("ready", 0));
+	start = now_ms();
+	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
+	EXPECT_EQ(VALUE, value);
+	pthread_join(thread, NULL);
+}
+
+static bool write_sysfs(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	close(fd);
+	return ok;
+}
+
+/*
+ * As far as the suspend of devices, which takes 5 s: the host does not wait for those
+ * who wait for the GPU, who go on to wait afterwards. What was ready trains again.
+ */
+TEST_F_TIMEOUT(power, host_suspend, 90)
+{
+	pid_t waiting[2];
+	pthread_t thread;
+	uint64_t value;
+	int i, status;
+	long start;
+
+	if (!write_sysfs("/sys/power/pm_test", "devices"))
+		SKIP(return, "this kernel cannot test suspend");
+
+	ASSERT_EQ(0, touch(self->map, true));
+	ASSERT_TRUE(set_knob("ready", 0));
+	/* The driver does not read the registers again. */
+	ASSERT_EQ(0, touch(self->map, false));
+	ASSERT_TRUE(write_sysfs("/sys/power/state", "freeze"));
+	start = now_ms();
+	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+	EXPECT_EQ(0, touch(self->map, false));
+	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
+	pthread_join(thread, NULL);
+
+	/* A read of the region is interruptible; a write to a file from it is not. */
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	ASSERT_EQ(0, reset_function(&self->v));
+	for (i = 0; i < 2; i++) {
+		waiting[i] = fork();
+		if (!waiting[i]) {
+			int file = open("/tmp/suspend", O_RDWR | O_CREAT, 0600);
+
+			if (i)
+				_exit(write(file, self->map, 8) == 8 ? 0 : errno);
+			_exit(pread(self->fd, &value, 8, self->usemem) == 8 ? 0 : errno);
+		}
+	}
+	usleep(500000);
+	EXPECT_TRUE(write_sysfs("/sys/power/state", "freeze"));
+	for (i = 0; i < 2; i++)
+		EXPECT_EQ(0, waitpid(waiting[i], NULL, WNOHANG));
+	ASSERT_TRUE(set_knob("ready", 1));
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(waiting[i], waitpid(waiting[i], &status, 0));
+		EXPECT_EQ(0, status);
+	}
+	write_sysfs("/sys/power/pm_test", "none");
+}
+
+static sigjmp_buf on_alarm;
+static volatile bool jump;
+
+static void alarmed(int sig)
+{
+	if (jump)
+		siglongjmp(on_alarm, sig);
+}
+
+/* A VMM that stops its vCPUs by a signal gets them, ready GPU or not. */
+TEST_F(power, signal_ends_a_wait)
+{
+	const struct itimerval soon = { .it_value.tv_usec = 300000 };
+	struct sigaction sa = { .sa_handler = alarmed };
+	uint64_t value;
+	long start;
+
+	ASSERT_EQ(0, touch(self->map, true));
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	ASSERT_EQ(0, reset_function(&self->v));
+	ASSERT_EQ(0, sigaction(SIGALRM, &sa, NULL));
+
+	start = now_ms();
+	jump = false;
+	ASSERT_EQ(0, setitimer(ITIMER_REAL, &soon, NULL));
+	EXPECT_EQ(-1, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EINTR, errno);
+	ASSERT_EQ(0, setitimer(ITIMER_REAL, &soon, NULL));
+	EXPECT_EQ(-1, pwrite(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EINTR, errno);
+
+	jump = true;
+	if (!sigsetjmp(on_alarm, 1)) {
+		ASSERT_EQ(0, setitimer(ITIMER_REAL, &soon, NULL));
+		(void)*(volatile uint64_t *)self->map;
+		EXPECT_TRUE(false) {
+			TH_LOG("the load came back");
+		}
+	}
+	EXPECT_LE(900, now_ms() - start);
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
+}
+
 /*
  * AER resets the bus and leaves config space as the reset left it: the memory
- * can't be used until the user opens the device anew, but nothing else is lost.
+ * can't be used until the VMM has restored the BARs.
  */
 TEST_F(power, aer_recovery)
 {
-	struct access load = { .how = ACCESS_LOAD, .p = self->map };
-	long resets = driver_says("resets", NULL), bus = knob("resets_bus");
+	long resets = driver_says("resets", NULL), bus = knob("resets_bus"), start;
 	uint64_t value = 0;
-	pid_t pid;
 
 	if (reset_is("flr"))
 		SKIP(return, "the kernel does not reset the bus of this GPU");
@@ -496,11 +653,20 @@ TEST_F(power, aer_recovery)
 		EXPECT_EQ(resets + 1, driver_says("resets", NULL));
 	}
 
-	pid = start_child(do_access, &load);
-	usleep(500000);
-	EXPECT_TRUE(child_runs(pid));
-	kill_child(pid);
+	/* Only the VMM can restore the BARs, so nothing waits for them. */
+	start = now_ms();
+	EXPECT_EQ(SIGBUS, touch(self->map, false));
+	EXPECT_EQ(-1, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
 
+	/* It does so by turning memory on. */
+	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(VALUE, value);
+	EXPECT_EQ(0, touch(self->map, false));
+
+	/* So does the next open. */
 	munmap(self->map, MAPPED);
 	reopen_device(_metadata, &self->v, &self->fd);
 	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The BAR registers against a byte-wise model of config space
+ * read() and write() of config space against a byte-wise model of it
  *
  * The model knows of each byte whether it belongs to an emulated register, and
  * which of its bits hold what is written. It is made from the numbers that a
- * region reports, and shares no code with the driver.
+ * region reports, and shares no code with the driver. An array stands in for the
+ * registers that vfio_pci_core answers for.
  */
+#include <kunit/static_stub.h>
 #include <kunit/test.h>
+#include <linux/mman.h>
 #include <linux/prandom.h>
+#include <linux/uaccess.h>
 
 #include "../../nvgrace_gpu.h"
 
@@ -43,48 +47,56 @@ static const struct layout layouts[] = {
 KUNIT_ARRAY_PARAM_DESC(layout, layouts, name);
 
 struct config {
-	/* The driver's side: the regions, and what is the device's own. */
-	struct nvgrace_gpu_region regions[NVGRACE_GPU_MAX_REGIONS];
-	unsigned int nr_regions;
+	/* The driver's side: the device, and the registers that are its own. */
+	struct nvgrace_gpu_device nvdev;
+	struct pci_dev pdev;
 	u8 own[CONFIG_SIZE];
+	u8 __user *user;
 
 	/* The model */
 	u8 bytes[CONFIG_SIZE];
 	u8 writable[CONFIG_SIZE];
 };
 
-/* What main.c does of a read or write, with its own pieces going to OWN. */
-static void config_access(struct kunit *test, struct config *config, u64 pos,
-			  size_t count, u8 *buf, bool iswrite)
+static ssize_t fake_core_read(struct nvgrace_gpu_device *nvdev, char __user *buf,
+			      size_t count, loff_t *ppos)
 {
-	size_t done, piece;
+	struct config *config = container_of(nvdev, struct config, nvdev);
+	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
 
-	for (done = 0; done < count; done += piece) {
-		const struct nvgrace_gpu_region *hit;
-		struct nvgrace_gpu_region *region;
-		unsigned int offset;
+	if (count > CONFIG_SIZE || pos > CONFIG_SIZE - count ||
+	    copy_to_user(buf, config->own + pos, count))
+		return -EFAULT;
+	*ppos += count;
+	return count;
+}
 
-		piece = nvgrace_gpu_bar_next(config->regions, config->nr_regions,
-					     pos + done, count - done, &hit);
-		KUNIT_ASSERT_GT(test, piece, 0);
-		KUNIT_ASSERT_LE(test, piece, count - done);
+static ssize_t fake_core_write(struct nvgrace_gpu_device *nvdev,
+			       const char __user *buf, size_t count, loff_t *ppos)
+{
+	struct config *config = container_of(nvdev, struct config, nvdev);
+	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
 
-		if (!hit) {
-			if (iswrite)
-				memcpy(config->own + pos + done, buf + done, piece);
-			else
-				memcpy(buf + done, config->own + pos + done, piece);
-			continue;
-		}
+	if (count > CONFIG_SIZE || pos > CONFIG_SIZE - count ||
+	    copy_from_user(config->own + pos, buf, count))
+		return -EFAULT;
+	*ppos += count;
+	return count;
+}
 
-		region = &config->regions[hit - config->regions];
-		offset = pos + done - nvgrace_gpu_bar_offset(region);
-		KUNIT_ASSERT_LE(test, offset + piece, 8);
-		if (iswrite)
-			nvgrace_gpu_bar_write(region, offset, piece, buf + done);
-		else
-			nvgrace_gpu_bar_read(region, offset, piece, buf + done);
-	}
+/* Errors leave the position alone; else it moves by what is returned. */
+static ssize_t config_access(struct kunit *test, struct config *config, u64 pos,
+			     size_t count, bool iswrite)
+{
+	const loff_t start = VFIO_PCI_INDEX_TO_OFFSET(VFIO_PCI_CONFIG_REGION_INDEX) + pos;
+	loff_t ppos = start;
+	ssize_t ret;
+
+	ret = iswrite ?
+	      nvgrace_gpu_config_write(&config->nvdev, config->user, count, &ppos) :
+	      nvgrace_gpu_config_read(&config->nvdev, config->user, count, &ppos);
+	KUNIT_EXPECT_EQ(test, ppos, start + max(ret, 0));
+	return ret;
 }
 
 static void expect_read(struct kunit *test, struct config *config, u64 pos,
@@ -92,7 +104,9 @@ static void expect_read(struct kunit *test, struct config *config, u64 pos,
 {
 	u8 buf[CONFIG_SIZE];
 
-	config_access(test, config, pos, count, buf, false);
+	KUNIT_ASSERT_EQ(test, count, config_access(test, config, pos, count, false));
+	KUNIT_ASSERT_EQ(test, 0, copy_from_user(buf, config->user,
+						min(count, sizeof(buf))));
 	KUNIT_ASSERT_MEMEQ_MSG(test, buf, config->bytes + pos, count,
 			       "read of %zu bytes at 0x%llx", count, pos);
 }
@@ -100,11 +114,10 @@ static void expect_read(struct kunit *test, struct config *config, u64 pos,
 static void do_write(struct kunit *test, struct config *config, u64 pos,
 		     size_t count, const u8 *bytes)
 {
-	u8 buf[CONFIG_SIZE];
 	size_t i;
 
-	memcpy(buf, bytes, count);
-	config_access(test, config, pos, count, buf, true);
+	KUNIT_ASSERT_EQ(test, 0, copy_to_user(config->user, bytes, count));
+	KUNIT_ASSERT_EQ(test, count, config_access(test, config, pos, count, true));
 
 	for (i = 0; i < count; i++) {
 		u8 writable = config->writable[pos + i];
@@ -118,7 +131,8 @@ static u64 read_bar(struct kunit *test, struct config *config, unsigned int bar)
 {
 	__le64 value;
 
-	config_access(test, config, 0x10 + 4 * bar, 8, (u8 *)&value, false);
+	KUNIT_ASSERT_EQ(test, 8, config_access(test, config, 0x10 + 4 * bar, 8, false));
+	KUNIT_ASSERT_EQ(test, 0, copy_from_user(&value, config->user, 8));
 	return le64_to_cpu(value);
 }
 
@@ -139,6 +153,15 @@ static struct config *new_config(struct kunit *test)
 
 	config = kunit_kzalloc(test, sizeof(*config), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, config);
+	config->user = (u8 __user *)kunit_vm_mmap(test, NULL, 0, PAGE_SIZE,
+						  PROT_READ | PROT_WRITE,
+						  MAP_ANONYMOUS | MAP_PRIVATE, 0);
+	KUNIT_ASSERT_NE(test, 0, (unsigned long)config->user);
+	spin_lock_init(&config->nvdev.bar_lock);
+	config->pdev.cfg_size = CONFIG_SIZE;
+	config->nvdev.core.pdev = &config->pdev;
+	kunit_activate_static_stub(test, nvgrace_gpu_core_read, fake_core_read);
+	kunit_activate_static_stub(test, nvgrace_gpu_core_write, fake_core_write);
 
 	for (i = 0; i < CONFIG_SIZE; i++) {
 		config->own[i] = 0xa0 ^ i;
@@ -146,13 +169,13 @@ static struct config *new_config(struct kunit *test)
 		config->writable[i] = 0xff;
 	}
 
-	config->nr_regions = layout->nr_regions;
+	config->nvdev.nr_regions = layout->nr_regions;
 	for (r = 0; r < layout->nr_regions; r++) {
 		unsigned int bar = layout->regions[r].bar, at = 0x10 + 4 * bar;
 		u64 size = layout->regions[r].size;
 
-		config->regions[r].index = VFIO_PCI_BAR0_REGION_INDEX + bar;
-		config->regions[r].bar_size = size;
+		config->nvdev.regions[r].index = VFIO_PCI_BAR0_REGION_INDEX + bar;
+		config->nvdev.regions[r].bar_size = size;
 		for (i = 0; i < 8; i++) {
 			config->bytes[at + i] = i ? 0 : FLAGS;
 			config->writable[at + i] = -size >> (8 * i);
@@ -258,71 +281,60 @@ static void reset(struct kunit *test)
 	for (r = 0; r < layout->nr_regions; r++)
 		write_bar(test, config, layout->regions[r].bar, U64_MAX);
 
-	nvgrace_gpu_bar_reset(config->regions, config->nr_regions);
+	nvgrace_gpu_config_reset(&config->nvdev);
 
 	for (r = 0; r < layout->nr_regions; r++)
 		KUNIT_EXPECT_EQ(test, read_bar(test, config,
 					       layout->regions[r].bar), FLAGS);
 }
 
-/* A region past the number given is not touched. */
-static void reset_of_the_first(struct kunit *test)
-{
-	struct nvgrace_gpu_region regions[] = {
-		{ .bar_value = GIB(128) }, { .bar_value = GIB(256) },
-	};
-
-	nvgrace_gpu_bar_reset(regions, 1);
-	KUNIT_EXPECT_EQ(test, regions[0].bar_value, 0);
-	KUNIT_EXPECT_EQ(test, regions[1].bar_value, GIB(256));
-}
-
-/* The two registers side by side: BAR2 at 0x18, BAR4 at 0x20, up to 0x28. */
-struct cut {
+struct bad_access {
 	const char *name;
 	u64 pos;
 	size_t count;
-	size_t piece;
-	int hit;	/* BAR, or -1 for none */
 };
 
-static const struct cut cuts[] = {
-	{ "up to the first", 0x10, 8, 8, -1 },
-	{ "into the first", 0x10, 9, 8, -1 },
-	{ "over both", 0, 0x100, 0x18, -1 },
-	{ "the byte before", 0x17, 1, 1, -1 },
-	{ "from the byte before", 0x17, 2, 1, -1 },
-	{ "first byte", 0x18, 1, 1, 2 },
-	{ "the first", 0x18, 8, 8, 2 },
-	{ "the first and a byte", 0x18, 9, 8, 2 },
-	{ "upper half of the first", 0x1c, 4, 4, 2 },
-	{ "last byte of the first", 0x1f, 2, 1, 2 },
-	{ "first byte of the second", 0x20, 1, 1, 4 },
-	{ "the second and a byte", 0x20, 9, 8, 4 },
-	{ "last byte of the second", 0x27, 2, 1, 4 },
-	{ "the byte after", 0x28, 1, 1, -1 },
-	{ "all after", 0x28, 0xfd8, 0xfd8, -1 },
-	{ "offset and count that no config space has", U64_MAX, SIZE_MAX, SIZE_MAX, -1 },
+/* All of a request lies in config space or none, a register of ours or not. */
+static const struct bad_access bad_accesses[] = {
+	{ "a byte too long", 0, CONFIG_SIZE + 1 },
+	{ "all that can be asked for", 0, SIZE_MAX },
+	{ "the first byte beyond", CONFIG_SIZE, 1 },
+	{ "over the end", CONFIG_SIZE - 1, 2 },
+	{ "from an emulated register over the end", 0x20, CONFIG_SIZE },
+	{ "at the last offset of the region", VFIO_PCI_OFFSET_MASK, 1 },
+	{ "that wraps", VFIO_PCI_OFFSET_MASK, SIZE_MAX },
 };
 
-KUNIT_ARRAY_PARAM_DESC(cut, cuts, name);
-
-static void access_is_cut(struct kunit *test)
+static void beyond_config_space(struct kunit *test)
 {
-	const struct cut *c = test->param_value;
-	int first;
+	struct config *config = new_config(test);
+	int i;
 
-	/* In the array either BAR may come first. */
-	for (first = 2; first <= 4; first += 2) {
-		const struct nvgrace_gpu_region regions[] = {
-			{ .index = first }, { .index = 6 - first },
-		};
-		const struct nvgrace_gpu_region *hit;
+	for (i = 0; i < ARRAY_SIZE(bad_accesses); i++) {
+		const struct bad_access *a = &bad_accesses[i];
 
-		KUNIT_EXPECT_EQ(test, c->piece,
-				nvgrace_gpu_bar_next(regions, 2, c->pos,
-						     c->count, &hit));
-		KUNIT_EXPECT_EQ(test, c->hit, hit ? (int)hit->index : -1);
+		KUNIT_EXPECT_EQ_MSG(test, -EFAULT,
+				    config_access(test, config, a->pos, a->count, true),
+				    "write %s", a->name);
+		KUNIT_EXPECT_EQ_MSG(test, -EFAULT,
+				    config_access(test, config, a->pos, a->count, false),
+				    "read %s", a->name);
+	}
+	KUNIT_EXPECT_EQ(test, 0, config_access(test, config, 0x20, 0, true));
+	KUNIT_EXPECT_EQ(test, 0, config_access(test, config, 0x20, 0, false));
+	expect_read(test, config, 0, CONFIG_SIZE);
+}
+
+/* A bad buffer is -EFAULT, in the emulated registers and beside them. */
+static void bad_buffer(struct kunit *test)
+{
+	struct config *config = new_config(test);
+	u64 pos;
+
+	vm_munmap((unsigned long)config->user, PAGE_SIZE);
+	for (pos = 0; pos < CONFIG_SIZE; pos += 4) {
+		KUNIT_EXPECT_EQ(test, -EFAULT, config_access(test, config, pos, 4, true));
+		KUNIT_EXPECT_EQ(test, -EFAULT, config_access(test, config, pos, 4, false));
 	}
 }
 
@@ -332,13 +344,13 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(sizing, layout_gen_params),
 	KUNIT_CASE_PARAM(halves, layout_gen_params),
 	KUNIT_CASE_PARAM(reset, layout_gen_params),
-	KUNIT_CASE(reset_of_the_first),
-	KUNIT_CASE_PARAM(access_is_cut, cut_gen_params),
+	KUNIT_CASE_PARAM(beyond_config_space, layout_gen_params),
+	KUNIT_CASE_PARAM(bad_buffer, layout_gen_params),
 	{}
 };
 
 static struct kunit_suite suite = {
-	.name = "nvgrace_gpu_bar",
+	.name = "nvgrace_gpu_config",
 	.test_cases = cases,
 };
 

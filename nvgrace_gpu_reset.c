@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Resets, PCI errors and power: what takes the memory away, and gives it back
+ *
+ * The gate is closed and the mappings are zapped. After a reset what the guest wrote
+ * to the BAR registers is gone, too.
+ */
+#include <kunit/visibility.h>
+#include <linux/pci.h>
+#include <linux/pm_runtime.h>
+
+#include "nvgrace_gpu.h"
+
+/* From here until the reset is over there is no memory. */
+static void begin_reset(struct nvgrace_gpu_device *nvdev)
+{
+	nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_RESETTING);
+	nvgrace_gpu_zap_regions(nvdev);
+}
+
+/* There is memory again, once it is trained. */
+static void end_wait(struct nvgrace_gpu_device *nvdev)
+{
+	nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_TRAINING);
+	/* Mappings made meanwhile, because .reset_prepare was missing or long ago. */
+	nvgrace_gpu_zap_regions(nvdev);
+}
+
+static void end_reset(struct nvgrace_gpu_device *nvdev)
+{
+	nvgrace_gpu_config_reset(nvdev);
+	atomic_long_inc(&nvdev->stats.resets);
+	end_wait(nvdev);
+}
+
+/*
+ * The PCI core calls these two around every function, slot and bus reset that it
+ * is asked for: by the reset ioctls, a guest's FLR, sysfs, or a neighbour. If VFIO
+ * initiated the reset then memory_lock is held.
+ */
+static void nvgrace_gpu_reset_prepare(struct pci_dev *pdev)
+{
+	begin_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+}
+
+static void nvgrace_gpu_reset_done(struct pci_dev *pdev)
+{
+	end_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+}
+
+static void end_recovery(struct nvgrace_gpu_device *nvdev)
+{
+	if (nvdev->link_reset)
+		end_reset(nvdev);
+	else
+		end_wait(nvdev);
+	nvdev->link_reset = false;
+}
+
+/*
+ * AER resets the link without calling .reset_prepare; .error_detected is the only
+ * notice. For a frozen channel the reset is certain. For a non-fatal error it depends
+ * on the neighbours, which are asked later. A channel that failed for good is the end
+ * of a recovery, and .resume does not follow.
+ */
+static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
+						   pci_channel_state_t state)
+{
+	struct nvgrace_gpu_device *nvdev =
+		to_nvgrace_gpu(dev_get_drvdata(&pdev->dev));
+
+	if (state == pci_channel_io_perm_failure) {
+		end_recovery(nvdev);
+	} else {
+		nvdev->link_reset = state == pci_channel_io_frozen;
+		begin_reset(nvdev);
+	}
+
+	return vfio_pci_core_aer_err_detected(pdev, state);
+}
+
+static pci_ers_result_t nvgrace_gpu_slot_reset(struct pci_dev *pdev)
+{
+	to_nvgrace_gpu(dev_get_drvdata(&pdev->dev))->link_reset = true;
+	return PCI_ERS_RESULT_NONE;
+}
+
+static void nvgrace_gpu_error_resume(struct pci_dev *pdev)
+{
+	end_recovery(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+}
+
+const struct pci_error_handlers nvgrace_gpu_err_handlers = {
+	.error_detected	= nvgrace_gpu_error_detected,
+	.slot_reset	= nvgrace_gpu_slot_reset,
+	.resume		= nvgrace_gpu_error_resume,
+	.reset_prepare	= nvgrace_gpu_reset_prepare,
+	.reset_done	= nvgrace_gpu_reset_done,
+};
+
+/* vfio_pci_core's, which has runtime PM only and keeps them to itself. */
+static const struct dev_pm_ops *core_pm_ops;
+
+/* The GPU goes to D3 only if its user allows it; faults are refused by then. */
+static int runtime_suspend(struct device *dev)
+{
+	const struct dev_pm_ops *core = READ_ONCE(core_pm_ops);
+
+	nvgrace_gpu_gate_retrain(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	return core && core->runtime_suspend ? core->runtime_suspend(dev) : 0;
+}
+
+/*
+ * Back in D0, the GPU may have to train from now on. That comes first, because
+ * vfio_pci_core lets faults in again.
+ */
+static int runtime_resume(struct device *dev)
+{
+	const struct dev_pm_ops *core = READ_ONCE(core_pm_ops);
+
+	nvgrace_gpu_gate_retrain(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	return core && core->runtime_resume ? core->runtime_resume(dev) : 0;
+}
+
+/* Of the host: user space is frozen, but KVM and peers may have the memory mapped. */
+static int system_suspend(struct device *dev)
+{
+	begin_reset(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	return 0;
+}
+
+static int system_resume(struct device *dev)
+{
+	end_wait(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	return 0;
+}
+
+VISIBLE_IF_KUNIT const struct dev_pm_ops nvgrace_gpu_pm_ops = {
+	SYSTEM_SLEEP_PM_OPS(system_suspend, system_resume)
+	RUNTIME_PM_OPS(runtime_suspend, runtime_resume, NULL)
+};
+
+/**
+ * nvgrace_gpu_wrap_pm() - see the power management of a device before vfio_pci_core
+ * @dev: the GPU, just registered with vfio_pci_core
+ *
+ * vfio_pci_core sets the PM ops of the driver whenever a device is registered. What
+ * another GPU misses until this sets them back is a runtime suspend or a resume, of
+ * which either is enough.
+ *
+ * Context: Process context.
+ */
+void nvgrace_gpu_wrap_pm(struct device *dev)
+{
+	const struct dev_pm_ops *pm = READ_ONCE(dev->driver->pm);
+
+	if (pm == &nvgrace_gpu_pm_ops)
+		return;
+	WRITE_ONCE(core_pm_ops, pm);
+	WRITE_ONCE(dev->driver->pm, pm_ptr(&nvgrace_gpu_pm_ops));
+}
