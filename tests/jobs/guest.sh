@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
-# The GPU in a guest, as an operator would start it: by iommufd in both BAR
-# layouts and by the legacy container; then what the guest left, seen from the host.
+# The GPU in a guest, as an operator would start it: by iommufd, where this kernel has it, in
+# both BAR layouts, and by the legacy container; then what the guest left, seen from the host.
 #
 #| part | make check | make check-all adds | scripts/rig run
 #| guest | 6.12-16k newest 6.12-debug | 6.12 newest-debug 6.12-64k | --gpu=bus0:0x70000000000:1536M --gpu=port:0x72000000000:94.5G
@@ -18,7 +18,8 @@ in_guest() {
 	guest /guest.cpio -append "$append" "$@"
 }
 
-by_iommufd() { in_guest "$1" -object iommufd,id=iommufd0 -device "vfio-pci,host=$BDF,iommufd=iommufd0"; }
+# shellcheck disable=SC2046
+by_iommufd() { in_guest "$1" $(vfio_args "$BDF"); }
 by_container() { in_guest "$1" -device "vfio-pci,host=$BDF"; }
 
 # killed: QEMU is killed while its guest runs, and the GPU is free again.

@@ -4,7 +4,8 @@
 # more through each one's run file.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| kunit-module | 6.12-debug | newest-debug | --gpu=port:0x70000000000:1536M
+#| kunit-module | 6.12-debug | newest-debug | --kernel-args=kunit.enable=1
+#| | | | --gpu=port:0x70000000000:1536M
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -22,7 +23,6 @@ suite() {
 }
 
 dmesg -c > /dev/null
-insmod /modules/kunit.ko
 insmod /modules/nvgrace_gpu.ko
 SUITES=$(cd $KUNIT && echo nvgrace_gpu_*)
 # shellcheck disable=SC2086

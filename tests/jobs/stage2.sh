@@ -34,8 +34,10 @@ trace=/sys/kernel/tracing
 
 # in_guest PROBES
 in_guest() {
-	guest /guest.cpio -object iommufd,id=iommufd0 -device "vfio-pci,host=$BDF,iommufd=iommufd0" \
-		-append "console=ttyAMA0 panic=-1 oops=panic quiet TEST=memory_types PROBES=$(echo "$*" | tr ' ' ,) REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+	test="TEST=memory_types PROBES=$(echo "$*" | tr ' ' ,) REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+	# shellcheck disable=SC2046
+	guest /guest.cpio $(vfio_args "$BDF") \
+		-append "console=ttyAMA0 panic=-1 oops=panic quiet $test"
 }
 
 # must_break PROBE: the guest takes an abort, or its vCPU stops.

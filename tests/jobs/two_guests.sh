@@ -28,8 +28,9 @@ start() {
 	mkdir "$GUEST_DIR"
 	{
 		uptime_ms > "$GUEST_DIR/start"
-		guest /guest.cpio -object iommufd,id=iommufd0 -device "vfio-pci,host=$BDF,iommufd=iommufd0" \
-			-append "console=ttyAMA0 panic=-1 quiet TEST=bars SEED=$SEED OTHER=$OTHER REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+		test="TEST=bars SEED=$SEED OTHER=$OTHER REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+		# shellcheck disable=SC2046
+		guest /guest.cpio $(vfio_args "$BDF") -append "console=ttyAMA0 panic=-1 quiet $test"
 		echo $? > "$GUEST_DIR/rc"
 		uptime_ms > "$GUEST_DIR/end"
 	} > "$GUEST_DIR/ktap" 2>&1 &
@@ -42,7 +43,8 @@ replay() {
 
 at_once() {
 	grep -H . /tmp/GP0?/start /tmp/GP0?/end
-	[ "$(cat /tmp/GP00/start)" -lt "$(cat /tmp/GP01/end)" ] && [ "$(cat /tmp/GP01/start)" -lt "$(cat /tmp/GP00/end)" ]
+	[ "$(cat /tmp/GP00/start)" -lt "$(cat /tmp/GP01/end)" ] &&
+		[ "$(cat /tmp/GP01/start)" -lt "$(cat /tmp/GP00/end)" ]
 }
 
 dmesg -c > /dev/null
