@@ -14,15 +14,6 @@ fail() {
 	exit 1
 }
 
-# in_guest NAME ARGUMENTS: a guest with the GPU; NAME.ktap is what it printed.
-in_guest() {
-	name=$1
-	shift
-	# shellcheck disable=SC2046
-	guest /guest.cpio -append "console=ttyAMA0 panic=-1 quiet $*" $(vfio_args "$BDF") \
-		> "/tmp/$name.ktap" || { cat "/tmp/$name.ktap"; fail "the guest failed"; }
-}
-
 start=0
 took host "Linux $(uname -r) on an emulated Grace host, $(nproc) CPUs, UEFI, ACPI, SMMUv3, EL2"
 
@@ -66,39 +57,37 @@ for r in $REGIONS; do total=$((total + ${r##*:})); done
 while [ $((window << 30)) -lt $total ]; do window=$((window * 2)); done
 export GUEST_MACHINE=",highmem-mmio-size=${window}G"
 
-by="iommufd"
+by=iommufd wait=
 if ! has_iommufd; then
-	by="container, as this kernel has no iommufd"
+	by=container
 	case $(uname -r) in
-	6.12.*) more "starting a guest; this kernel's container pins usemem page by page: a minute" ;;
+	6.12.*) wait="this kernel's container pins usemem page by page, which takes a minute" ;;
 	esac
 fi
+tests=bars usemem=${REGIONS%%:*}
+case $KERNEL:$(uname -r) in
+6.12-patched:* | ksrc:*) tests=memory_types,bars ;;
+*:6.12.*) device="usemem is Device memory in its guests, see README: the kernel of the host" ;;
+*) tests=memory_types,bars ;;
+esac
+
 start=$(now)
-in_guest bars "TEST=bars OTHER=$OTHER REGIONS=$regions"
-qemu=$(qemu-system-aarch64 --version | sed -n 's/ emulator version//p' | cut -d'(' -f1)
-took guest "$qemu-device vfio-pci,host=$BDF, by $by; it shows"
-sed -n 's/^# //p' /tmp/bars.ktap | grep -E '^[0-9]|^ ' |
+version=$(qemu-system-aarch64 --version | sed -n 's/ emulator version//p' | cut -d' ' -f1,2)
+more "starting $version -device vfio-pci,host=$BDF, by $by ...${wait:+ $wait}"
+append="console=ttyAMA0 panic=-1 quiet TEST=$tests OTHER=$OTHER"
+append="$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+append="$append PROBES=$usemem:wb:unaligned,$usemem:wb:zva,$usemem:wb:lse"
+# shellcheck disable=SC2046
+guest /guest.cpio -append "$append" $(vfio_args "$BDF") > /tmp/guest.ktap ||
+	{ cat /tmp/guest.ktap; fail "the guest failed"; }
+took guest "$version: the guest sees"
+sed -n 's/^# //p' /tmp/guest.ktap | grep -E '^[0-9]|^ ' |
 	while IFS= read -r line; do more "$line"; done
 sed -n 's/^# \([a-zA-Z0-9]*\): \(.*places.*\)/\1: pattern written and verified at \2/p' \
-	/tmp/bars.ktap | while IFS= read -r line; do more "$line"; done
-grep '^ok.*all ones' /tmp/bars.ktap | sed 's/^ok [0-9]* //' |
+	/tmp/guest.ktap | while IFS= read -r line; do more "$line"; done
+grep '^ok.*all ones' /tmp/guest.ktap | sed 's/^ok [0-9]* //' |
 	while IFS= read -r line; do more "$line"; done
-start=$(now)
-usemem_bar=${REGIONS%%:*}
-case $(uname -r) in
-6.12.*)
-	# Its KVM maps usemem as Device memory, unless it has the series.
-	[ "$KERNEL" = 6.12-patched ] && probes=1 || probes=
-	;;
-*) probes=1 ;;
-esac
-if [ -n "$probes" ]; then
-	in_guest types "TEST=memory_types REGIONS=$regions" \
-		"PROBES=$usemem_bar:wb:unaligned,$usemem_bar:wb:zva,$usemem_bar:wb:lse"
-	took guest "usemem is Normal Write-Back: unaligned access, dc zva and atomics work"
-else
-	more "usemem is Device memory in this kernel's guests: see README, the kernel of the host"
-fi
+more "${device:-usemem: Normal Write-Back: unaligned access, dc zva and atomics work}"
 
 start=$(now)
 for region in usemem $OTHER; do
