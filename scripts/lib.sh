@@ -4,6 +4,8 @@
 # error.
 set -euo pipefail
 shopt -s inherit_errexit
+# make -s is for the verbs, not for the builds whose logs are counted.
+unset MAKEFLAGS MFLAGS
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$TOP/scripts/lib/message.sh"
