@@ -12,6 +12,7 @@
 /*
  * Lock order, outermost first:
  *
+ *	power_lock		Over a write of the power state, user copy included.
  *	mmap_lock, VMA lock	mm's; held in faults. Reads and writes of a region must
  *				not touch the user's memory below this line.
  *	  core.memory_lock	vfio_pci_core's. For write: the resets, moves to D3 and
@@ -28,6 +29,7 @@
 #define NVGRACE_GPU_H
 
 #include <linux/atomic.h>
+#include <linux/mutex.h>
 #include <linux/rwsem.h>
 #include <linux/sizes.h>
 #include <linux/spinlock.h>
@@ -159,6 +161,8 @@ struct nvgrace_gpu_poison {
  * @nr_regions: entries in @regions; 0 where firmware names no memory, and then
  *	the device behaves as it does under vfio-pci
  * @bar_lock: guards @regions[].bar_value
+ * @power_lock: serializes what the VFIO user writes to the power state, with the
+ *	revokes around it
  * @gate: may the memory be used now?
  * @link_reset: AER has reset the link, or is about to; AER's callbacks alone use it,
  *	which the device lock serializes
@@ -170,6 +174,7 @@ struct nvgrace_gpu_device {
 	struct nvgrace_gpu_region regions[NVGRACE_GPU_MAX_REGIONS];
 	unsigned int nr_regions;
 	spinlock_t bar_lock;	/* guards regions[].bar_value */
+	struct mutex power_lock;	/* writes of the power state */
 	struct nvgrace_gpu_gate gate;
 	bool link_reset;
 	struct nvgrace_gpu_poison poison;

@@ -50,6 +50,7 @@ static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
 
 	spin_lock_init(&nvdev->bar_lock);
+	mutex_init(&nvdev->power_lock);
 	nvgrace_gpu_gate_init(nvdev);
 	xa_init(&nvdev->poison.pages);
 
