@@ -264,6 +264,9 @@ ssize_t nvgrace_gpu_core_read(struct nvgrace_gpu_device *nvdev,
 ssize_t nvgrace_gpu_core_write(struct nvgrace_gpu_device *nvdev,
 			       const char __user *buf, size_t count,
 			       loff_t *ppos);
+bool nvgrace_gpu_is_present(struct pci_dev *pdev);
+int nvgrace_gpu_judge(struct pci_dev *pdev,
+		      const struct nvgrace_gpu_status *status);
 int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 			    struct nvgrace_gpu_status *status);
 u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);

@@ -25,19 +25,28 @@ bind() {
 	return $rc
 }
 
-binds_late() {
+probe_waits() {
 	knob "$1" ready 0
 	{ sleep 2; knob "$1" ready 1; } &
 	bind "$1" && [ $took -ge 1000 ] && unbind_gpu "$1"
 }
 
 # What one of them says is not enough, and the message tells which.
-binds_not() {
+probe_times_out() {
 	knob "$1" ready 1
 	knob "$1" hbm_training 0x7f
 	dmesg -c > /dev/null
 	! bind "$1" && [ $took -ge 29000 ] || return 1
 	dmesg | grep -F 'not ready after 30 s: BAR0+0x1498 (C2C link) reads 0xff, BAR0+0x200bc (HBM training) reads 0x7f, both should be 0xff'
+}
+
+# No wait mends a link that failed.
+link_failed() {
+	knob "$1" ready 1
+	knob "$1" c2c_link 0x13
+	dmesg -c > /dev/null
+	! bind "$1" && [ $took -lt 10000 ] || return 1
+	dmesg | grep -F 'BAR0+0x1498 (C2C link) reads 0x13, a failure code: the link did not come up'
 }
 
 killed_while_binding() {
@@ -112,8 +121,9 @@ blackwell_regions="4:$((4 * gib + gib / 2)):$((8 * gib)) 2:$gib:$gib"
 dmesg -c > /dev/null
 
 ok load insmod /modules/nvgrace_gpu.ko
-ok probe.ready_late binds_late "$blackwell"
-ok probe.never_ready binds_not "$blackwell"
+ok probe.waits probe_waits "$blackwell"
+ok probe.times_out probe_times_out "$blackwell"
+ok probe.link_failed link_failed "$blackwell"
 ok probe.killed killed_while_binding "$blackwell"
 ok probe.gone gone_at_probe "$blackwell"
 ok probe.without_memory not_waited_for "$bare"
@@ -134,6 +144,7 @@ ok rebind binds "$hopper"
 ok unload rmmod nvgrace_gpu
 ok claims_are_gone claims_are_gone 7
 ok log log_is_clean 'not ready after 30 s: .*' \
+	'BAR0\+0x1498 \(C2C link\) reads 0x13, a failure code: .*' \
 	'No device request channel registered, blocked until released by user' \
 	'AER: PCIe Bus Error: severity=Uncorrectable \(Fatal\).*'
 finish

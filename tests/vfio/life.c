@@ -347,6 +347,30 @@ TEST_F(gpu, address_space_is_not_locked)
 	EXPECT_EQ(0, t.result);
 }
 
+/* Nor is a link that failed: the register holds the code, and only a reset helps. */
+TEST_F(gpu, link_failed)
+{
+	uint64_t value;
+	long start;
+
+	if (!can_reset(variant))
+		SKIP(return, "the bus of this GPU is not reset");
+
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	ASSERT_EQ(0, variant->reset(&self->v));
+	ASSERT_TRUE(set_knob("c2c_link", 0x13));
+	start = now_ms();
+	EXPECT_EQ(-1, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(SIGBUS, touch(self->map, false));
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
+
+	ASSERT_TRUE(set_knob("ready_ms", 0));
+	ASSERT_EQ(0, variant->reset(&self->v));
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(0, touch(self->map, false));
+}
+
 /* A GPU that is off the bus is not waited for. */
 TEST_F(gpu, gone_while_waiting)
 {
