@@ -205,10 +205,10 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
  *
  * Context: Process context, sleeps for 30 s at most; ends early if the task is
  * killed. The PCI core may probe in a worker, and does for a device of a NUMA node
- * with CPUs: then whoever binds the device can't be seen to be killed, and waits.
- * Return: 0; -ETIME if it does not get ready; -ENOLINK if its link failed; -ENODEV if it does not answer, or has
- * no BAR0 with the registers; -EINTR if the task was killed; or what the PCI core
- * says when it enables the device. All but -EINTR are logged.
+ * with CPUs: then killing the task that binds the device does not end the wait.
+ * Return: 0; -ETIME if it does not get ready; -ENOLINK if its link failed; -ENODEV if
+ * it does not answer, or has no BAR0 with the registers; -EINTR if the task was killed;
+ * or what the PCI core says when it enables the device. All but -EINTR are logged.
  */
 int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev)
 {
