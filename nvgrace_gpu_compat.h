@@ -1,32 +1,52 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The driver is written to the newest kernel's API. What an older kernel lacks
- * is made up for here, one feature macro a difference; no other file tests a
- * version. Built and run on 6.12 and 7.3.
+ * is made up for here, one feature macro a difference. Kbuild defines the macros
+ * NVGRACE_GPU_HAVE_*: it compiles nvgrace_gpu_probe.c against the kernel's headers.
  */
 #ifndef NVGRACE_GPU_COMPAT_H
 #define NVGRACE_GPU_COMPAT_H
 
-#include <linux/huge_mm.h>
+#include <linux/compiler.h>
 #include <linux/mm.h>
 #include <linux/uaccess.h>
-#include <linux/version.h>
 #include <linux/vfio_pci_core.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
-#error "nvgrace_gpu needs Linux 6.12 or newer"
+/* Did VFIO put the device in runtime suspend? Can be read without memory_lock. */
+static inline bool nvgrace_gpu_pm_runtime_engaged(struct vfio_pci_core_device *core)
+{
+#ifdef NVGRACE_GPU_HAVE_PM_RUNTIME_ENGAGED
+	return READ_ONCE(core->pm_runtime_engaged);
+#else
+	/* READ_ONCE() does not take a bit-field, which has no address. */
+	return data_race(!!core->pm_runtime_engaged);
 #endif
+}
 
-/* 6.17: pfn_t is gone, and huge entries are inserted by plain pfn. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
+/* Huge entries take a plain pfn; they took a pfn_t. */
+#ifdef NVGRACE_GPU_HAVE_PFN
+#define nvgrace_gpu_pfn(pfn)	(pfn)
+#else
 #include <linux/pfn_t.h>
 #define nvgrace_gpu_pfn(pfn)	__pfn_to_pfn_t(pfn, PFN_DEV)
-#else
-#define nvgrace_gpu_pfn(pfn)	(pfn)
 #endif
 
-/* 6.19: mm is told of memory without struct pages, to handle failures of it. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 19, 0)
+#ifndef NVGRACE_GPU_HAVE_IS_ALIGNED_FOR_ORDER
+static inline bool is_aligned_for_order(struct vm_area_struct *vma, unsigned long addr,
+					unsigned long pfn, unsigned int order)
+{
+	if (!order)
+		return true;
+
+	return addr >= vma->vm_start && addr + (PAGE_SIZE << order) <= vma->vm_end &&
+	       IS_ALIGNED(pfn, BIT(order));
+}
+#endif
+
+/* mm handles poisoned pages without a struct page if their range is registered. */
+#ifdef NVGRACE_GPU_HAVE_PFN_ADDRESS_SPACE
+#include <linux/memory-failure.h>
+#else
 #include <linux/interval_tree.h>
 
 struct pfn_address_space {
@@ -44,43 +64,60 @@ static inline int register_pfn_address_space(struct pfn_address_space *space)
 static inline void unregister_pfn_address_space(struct pfn_address_space *space)
 {
 }
-#else
-#include <linux/memory-failure.h>
 #endif
 
-/* 6.19: a BAR can be exported as a dma-buf. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
+/* vfio_pci_core exports BARs as dma-bufs. */
+#ifdef NVGRACE_GPU_HAVE_DMABUF
 #include <linux/pci-p2pdma.h>
-#define NVGRACE_GPU_HAVE_DMABUF
-#endif
-
-/* 7.0: the core maps BARs for itself when it enables the device. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
-static inline int nvgrace_gpu_map_bar0(struct vfio_pci_core_device *core)
-{
-	return vfio_pci_core_setup_barmap(core, 0);
-}
-#else
-static inline int nvgrace_gpu_map_bar0(struct vfio_pci_core_device *core)
-{
-	return IS_ERR_OR_NULL(core->barmap[0]) ? -ENODEV : 0;
-}
-#endif
-
-/* 6.17: the VF token is matched by an op of its own. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
-#define NVGRACE_GPU_MATCH_TOKEN_UUID
-#else
-#define NVGRACE_GPU_MATCH_TOKEN_UUID \
-	.match_token_uuid = vfio_pci_core_match_token_uuid,
 #endif
 
 /*
- * 6.19: region info comes through an op that deals with kernel memory only.
- * Before, the driver's .ioctl gets VFIO_DEVICE_GET_REGION_INFO and does the
- * copying itself, and vfio_pci_core answers for its own regions the same way.
+ * vfio_pci_core_enable() maps the BARs where vfio_pci_core_setup_barmap() is gone.
+ * If a kernel has both functions, only setup_barmap is sure to find or make a mapping.
  */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 19, 0)
+static inline int nvgrace_gpu_map_bar0(struct vfio_pci_core_device *core)
+{
+#ifdef NVGRACE_GPU_HAVE_SETUP_BARMAP
+	return vfio_pci_core_setup_barmap(core, 0);
+#else
+	return PTR_ERR_OR_ZERO((void __force *)vfio_pci_core_get_iomap(core, 0));
+#endif
+}
+
+/* The core matches VF tokens by an op, which it calls without a NULL test. */
+#ifdef NVGRACE_GPU_HAVE_MATCH_TOKEN_UUID
+#define NVGRACE_GPU_MATCH_TOKEN_UUID \
+	.match_token_uuid = vfio_pci_core_match_token_uuid,
+#else
+#define NVGRACE_GPU_MATCH_TOKEN_UUID
+#endif
+
+/* iommufd attaches address spaces to PASIDs of the device. */
+#ifdef NVGRACE_GPU_HAVE_PASID_IOAS
+#define NVGRACE_GPU_PASID_IOAS \
+	.pasid_attach_ioas = vfio_iommufd_physical_pasid_attach_ioas, \
+	.pasid_detach_ioas = vfio_iommufd_physical_pasid_detach_ioas,
+#else
+#define NVGRACE_GPU_PASID_IOAS
+#endif
+
+/*
+ * Region info comes through an op that handles kernel memory only. Without the op,
+ * the driver's .ioctl gets VFIO_DEVICE_GET_REGION_INFO and does the copying itself,
+ * and vfio_pci_core answers for its own regions the same way.
+ */
+#ifdef NVGRACE_GPU_HAVE_GET_REGION_INFO_CAPS
+#define NVGRACE_GPU_GET_REGION_INFO(op)	.get_region_info_caps = (op),
+
+static inline long
+nvgrace_gpu_compat_region_info(struct vfio_device *core_vdev, unsigned long arg,
+			       int (*op)(struct vfio_device *core_vdev,
+					 struct vfio_region_info *info,
+					 struct vfio_info_cap *caps))
+{
+	return -ENOTTY;
+}
+#else
 #define NVGRACE_GPU_GET_REGION_INFO(op)
 
 /* "Not an emulated BAR": vfio_pci_core has to read the user's struct itself. */
@@ -133,17 +170,6 @@ nvgrace_gpu_compat_region_info(struct vfio_device *core_vdev, unsigned long arg,
 	if (!ret && copy_to_user(uarg, &info, minsz))
 		ret = -EFAULT;
 	return ret;
-}
-#else
-#define NVGRACE_GPU_GET_REGION_INFO(op)	.get_region_info_caps = (op),
-
-static inline long
-nvgrace_gpu_compat_region_info(struct vfio_device *core_vdev, unsigned long arg,
-			       int (*op)(struct vfio_device *core_vdev,
-					 struct vfio_region_info *info,
-					 struct vfio_info_cap *caps))
-{
-	return -ENOTTY;
 }
 #endif
 

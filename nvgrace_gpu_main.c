@@ -219,6 +219,7 @@ static const struct vfio_device_ops nvgrace_gpu_ops = {
 	.unbind_iommufd	= vfio_iommufd_physical_unbind,
 	.attach_ioas	= vfio_iommufd_physical_attach_ioas,
 	.detach_ioas	= vfio_iommufd_physical_detach_ioas,
+	NVGRACE_GPU_PASID_IOAS
 	NVGRACE_GPU_GET_REGION_INFO(nvgrace_gpu_get_region_info)
 	NVGRACE_GPU_MATCH_TOKEN_UUID
 };
