@@ -1,35 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What a guest does with the emulated BARs: find them, write a pattern through
- * each across its whole length, and read it back.
+ * each across its whole length, read it back, and use usemem as memory.
  *
- * REGIONS says what to expect, as bar:backed:size of usemem, then of resmem or
- * what else OTHER names.
- * All access is naturally aligned, so that it works on a host whose KVM maps
- * the BARs as Device memory too.
+ * The pattern's accesses are naturally aligned, so that they work on a host whose
+ * KVM maps the BARs as Device memory too. OPS are what Device memory refuses. User
+ * space in the guest maps the BAR Normal-NC; guest_probe.ko tries it cacheable.
  */
 #include <dirent.h>
-#include <fcntl.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include <linux/pci_regs.h>
-
-#include "kselftest.h"
+#include "fault.h"
 #include "pattern.h"
-
-#define PAGE	4096UL
+#include "program.h"
 
 /* The kernel's flag for a BAR that takes two registers, as sysfs prints it. */
 #define IORESOURCE_MEM		0x200UL
 #define IORESOURCE_PREFETCH	0x2000UL
 #define IORESOURCE_MEM_64	0x100000UL
 
-struct region {
+struct bar {
 	const char *name;
 	unsigned int bar;
 	unsigned long backed, size;
@@ -55,7 +44,7 @@ static const char *human(unsigned long n)
 	return buf;
 }
 
-static bool read_resource(const char *dir, struct region *r)
+static bool read_resource(const char *dir, struct bar *r)
 {
 	unsigned long start, end, flags;
 	char path[400], line[128];
@@ -78,7 +67,7 @@ static bool read_resource(const char *dir, struct region *r)
 }
 
 /* The GPU is the function whose BAR is as large as usemem has to be. */
-static bool find_gpu(struct region *regions)
+static bool find_gpu(struct bar *regions)
 {
 	DIR *dir = opendir("/sys/bus/pci/devices");
 	struct dirent *e;
@@ -92,7 +81,7 @@ static bool find_gpu(struct region *regions)
 	return false;
 }
 
-static void print_gpu(const struct region *regions)
+static void print_gpu(const struct bar *regions)
 {
 	char path[400], id[2][16] = { "", "" };
 	static const char * const name[] = { "vendor", "device" };
@@ -123,7 +112,7 @@ static volatile uint64_t *map_page(int fd, unsigned long off)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static bool visit(const struct region *r, unsigned long stride, bool write,
+static bool visit(const struct bar *r, unsigned long stride, bool write,
 		  unsigned long *count)
 {
 	char path[400];
@@ -158,7 +147,7 @@ static bool visit(const struct region *r, unsigned long stride, bool write,
 	return good && *count;
 }
 
-static bool hole_reads_ones(const struct region *r)
+static bool hole_reads_ones(const struct bar *r)
 {
 	const unsigned long at[] = { r->backed, r->size - 8 };
 	char path[400];
@@ -182,26 +171,139 @@ static bool hole_reads_ones(const struct region *r)
 	return good;
 }
 
-int main(void)
+/* Every size at every offset within 16 bytes, and over the end of a page. */
+static bool unaligned(uint8_t *start)
 {
-	struct region r[2] = { { .name = "usemem" }, { .name = "resmem" } };
-	const char *expect = getenv("REGIONS"), *s = getenv("STRIDE");
-	unsigned long stride = s ? strtoul(s, NULL, 0) : 64UL << 20;
+	uint8_t *const where[] = { start, start + PAGE - 8 };
+	unsigned int i, at;
+
+	for (i = 0; i < 2; i++) {
+		for (at = 1; at < 16; at++) {
+			uint8_t *p = where[i] + at;
+			uint64_t low, high;
+
+			asm volatile("strh %w1, [%0]" :: "r" (p), "r" (0x1234) : "memory");
+			asm volatile("ldrh %w0, [%1]" : "=r" (low) : "r" (p) : "memory");
+			if (low != 0x1234)
+				return false;
+			asm volatile("str %w1, [%0]" :: "r" (p), "r" (0x12345678) : "memory");
+			asm volatile("ldr %w0, [%1]" : "=r" (low) : "r" (p) : "memory");
+			if (low != 0x12345678)
+				return false;
+			asm volatile("stp %1, %2, [%0]"
+				     :: "r" (p), "r" (1UL), "r" (2UL) : "memory");
+			asm volatile("ldp %0, %1, [%2]"
+				     : "=&r" (low), "=&r" (high) : "r" (p) : "memory");
+			if (low != 1 || high != 2)
+				return false;
+		}
+	}
+	return true;
+}
+
+/* What memset() and the kernel's clear_page() use. */
+static bool zero_block(uint8_t *p)
+{
+	uint64_t dczid;
+	unsigned int block, i;
+
+	asm("mrs %0, dczid_el0" : "=r" (dczid));
+	block = 4 << (dczid & 0xf);
+	for (i = 0; i < 2 * block; i++)
+		((volatile uint8_t *)p)[i] = 0xff;
+	asm volatile("dc zva, %0" :: "r" (p + block) : "memory");
+	for (i = 0; i < block; i++)
+		if (((volatile uint8_t *)p)[i] != 0xff || ((volatile uint8_t *)p)[block + i])
+			return false;
+	return true;
+}
+
+static bool atomic_add(uint8_t *p)
+{
+	volatile uint64_t *value = (uint64_t *)p;
+	uint64_t old;
+
+	*value = 5;
+	asm volatile(".arch_extension lse\n\tldaddal %1, %0, [%2]"
+		     : "=r" (old) : "r" (7UL), "r" (p) : "memory");
+	return old == 5 && *value == 12;
+}
+
+static const struct {
+	const char *name;
+	bool (*fn)(uint8_t *p);
+	const char *what;
+} ops[] = {
+	{ "unaligned", unaligned, "unaligned access" },
+	{ "zva", zero_block, "dc zva" },
+	{ "lse", atomic_add, "an atomic (LSE)" },
+};
+
+static bool op_is_wanted(unsigned int i)
+{
+	return strstr(getenv("OPS") ?: "", ops[i].name);
+}
+
+/* On two pages in the middle; what the memory refuses ends in a signal. */
+static bool works(const struct bar *r, bool (*fn)(uint8_t *p))
+{
+	char path[400];
+	struct fault f;
+	bool good = false;
+	uint8_t *p;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/resource%u_wc", gpu, r->bar);
+	fd = open(path, O_RDWR);
+	p = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, r->backed / 2 & -PAGE);
+	close(fd);
+	if (p == MAP_FAILED)
+		return false;
+	f = fault_of(good = fn(p));
+	if (f.sig)
+		ksft_print_msg("%s: signal %d, code %d at %p\n", r->name, f.sig, f.code, f.addr);
+	munmap(p, 2 * PAGE);
+	return good && !f.sig;
+}
+
+static const struct program program = {
+	.what = "in a guest: find the BARs, write a pattern over all of each and verify it",
+	.vars = {
+		VAR_REGIONS,
+		{ "OTHER", "name of the second region", "BAR2", true },
+		{ "STRIDE", "bytes from one place of the pattern to the next", "67108864", true },
+		{ "SEED", "seed of the pattern, for GPUs that are used together", "1", true },
+		{ "OPS", "of unaligned, zva and lse what to try on usemem", "unaligned,zva", true },
+	},
+};
+
+int main(int argc, char **argv)
+{
+	struct bar r[2] = { { .name = "usemem" }, { .name = "resmem" } };
+	const char *s = getenv("STRIDE");
+	unsigned long stride = s ? strtoul(s, NULL, 0) : MIB(64);
+	struct region regions[NR_REGIONS];
 	unsigned long count;
 	char path[400];
-	unsigned int i;
+	unsigned int i, plan;
 	bool good;
 	int fd;
 
+	program_check(&program, argc, argv);
+	expected_regions(regions);
 	ksft_print_header();
 	if (getenv("OTHER"))
 		r[1].name = getenv("OTHER");
-	if (!expect ||
-	    sscanf(expect, "%u:%li:%li,%u:%li:%li", &r[0].bar, (long *)&r[0].backed,
-		   (long *)&r[0].size, &r[1].bar, (long *)&r[1].backed,
-		   (long *)&r[1].size) != 6)
-		ksft_exit_fail_msg("REGIONS: '%s'\n", expect);
-	ksft_set_plan(8 + (r[0].size > r[0].backed) + (r[1].size > r[1].backed));
+	plan = 8;
+	for (i = 0; i < 2; i++) {
+		r[i].bar = regions[i].bar;
+		r[i].backed = regions[i].backed;
+		r[i].size = regions[i].size;
+		plan += r[i].size > r[i].backed;
+	}
+	for (i = 0; i < ARRAY_SIZE(ops); i++)
+		plan += op_is_wanted(i);
+	ksft_set_plan(plan);
 
 	if (!find_gpu(r))
 		ksft_exit_fail_msg("no function has a BAR%u of 0x%lx bytes\n",
@@ -239,6 +341,12 @@ int main(void)
 		if (r[i].size > r[i].backed)
 			ksft_test_result(hole_reads_ones(&r[i]),
 					 "%s: beyond the memory all ones\n", r[i].name);
+	}
+
+	for (i = 0; i < ARRAY_SIZE(ops); i++) {
+		if (op_is_wanted(i))
+			ksft_test_result(works(&r[0], ops[i].fn), "%s: %s works\n", r[0].name,
+					 ops[i].what);
 	}
 
 	ksft_finished();

@@ -2,15 +2,9 @@
 /*
  * What user space in the guest does with memory, once it is the BAR's: allocate
  * MIB, write and verify it, and run code in it.
- *
- *	memory MIB
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-
 #include "pattern.h"
+#include "program.h"
 
 /* mov w0, #NUMBER; ret */
 static int run_code(void *p, unsigned int number)
@@ -22,6 +16,12 @@ static int run_code(void *p, unsigned int number)
 	return ((int (*)(void))p)();
 }
 
+static int failed(const char *what)
+{
+	ksft_print_msg("memory: %s: %s\n", what, strerror(errno));
+	return KSFT_FAIL;
+}
+
 static int stress(unsigned long mib)
 {
 	const unsigned long n = (mib << 20) / 8;
@@ -29,42 +29,45 @@ static int stress(unsigned long mib)
 			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	unsigned long i;
 
-	if (p == MAP_FAILED) {
-		perror("mmap");
-		return 1;
-	}
-	/* Most of it in huge pages, which saves 500 faults in each 2 MiB. */
-	if (madvise(p, n / 8 * 7 * 8, MADV_HUGEPAGE)) {
-		perror("madvise");
-		return 1;
-	}
+	if (p == MAP_FAILED)
+		return failed("mmap");
+	/* Most of it in huge pages, which saves hundreds of faults in each. */
+	if (madvise(p, n / 8 * 7 * 8, MADV_HUGEPAGE))
+		return failed("madvise");
 	for (i = 0; i < n; i += 64)
 		p[i] = pattern(9, i);
 	for (i = 0; i < n; i += 64)
 		if (p[i] != pattern(9, i))
-			return 1;
+			return failed("the pattern");
 	/* A function in every MiB: some of them lie in the BAR. */
 	for (i = 0; i < mib; i++)
 		if (run_code(p + (i << 17), i & 0xfff) != (int)(i & 0xfff))
-			return 1;
+			return failed("code");
 	/* Unaligned, as compilers and memcpy() do it. */
-	for (i = 1; i < n * 8 - 4096; i += 1048583) {
+	for (i = 1; i < n * 8 - KIB(4); i += 1048583) {
 		char *at = (char *)p + i;
 
 		memset(at, 0x5a, 333);
 		at[299] = 0x11;
 		memmove(at + 7, at, 300);
 		if (at[306] != 0x11 || at[305] != 0x5a)
-			return 1;
+			return failed("an unaligned copy");
 	}
 	return 0;
 }
 
+static const struct program program = {
+	.what = "in a guest: use MIB of memory, and run code in it",
+	.args = "1000",
+};
+
+/* Part of memory_types, which prints the result. */
 int main(int argc, char **argv)
 {
-	if (argc != 2) {
-		fprintf(stderr, "usage: %s MIB\n", argv[0]);
-		return 2;
-	}
-	return stress(strtoul(argv[1], NULL, 0));
+	unsigned long mib = argc == 2 ? strtoul(argv[1], NULL, 0) : 0;
+
+	program_check(&program, argc, argv);
+	if (!mib)
+		program_skip(&program, "it takes a number of MiB");
+	return stress(mib);
 }

@@ -6,13 +6,14 @@
  * Function 0 is a bochs-display: PCI Express with extended config space, a bus
  * reset that is real, and a BAR0 that is 16 MiB of plain RAM. No function of
  * QEMU's has two BARs of RAM, so function 1 lends a second: an ivshmem-plain,
- * whose BAR2 is 64-bit, prefetchable, and as large as one likes.
+ * whose BAR2 is 64-bit, prefetchable, and as large as one likes. If there is a
+ * function 2, another ivshmem-plain, it lends its BAR2 as the GPU's BAR4.
  *
  * This module puts itself between the kernel and their config space, with
  * pci_bus_set_ops() as the kernel's AER injector does, and has the bus scanned
  * anew. What then shows is one function: a GPU's ids and class, power
  * management, FLR, AER and NVIDIA's DVSEC come from an image kept here, BAR2 from
- * function 1, all else from function 0. Both decode memory exactly while the GPU
+ * function 1, all else from function 0. All decode memory exactly while the GPU
  * would, which is in D0, out of reset, on the bus and with memory enabled; when
  * not, QEMU answers with all ones.
  *
@@ -108,6 +109,7 @@ struct readiness {
  * @device: PCI device id
  * @dvsec: the DVSEC's bit 0, or -1 if there is no DVSEC
  * @image: config space
+ * @functions: that it is made of: 2, or 3 if it has a BAR4
  * @bar0: BAR0, mapped
  * @bar0_address: the bus address of that mapping
  * @timer: ends the time in which the GPU is not ready
@@ -130,6 +132,7 @@ struct standin {
 	u16 device;
 	int dvsec;
 	struct image image;
+	int functions;
 	void __iomem *bar0;
 	u32 bar0_address;
 	struct timer_list timer;
@@ -217,8 +220,10 @@ static void fill_image(struct standin *gpu)
 	 */
 	own_bits(image, PCI_BASE_ADDRESS_0, 0xf, PCI_BASE_ADDRESS_MEM_TYPE_64);
 	own(image, PCI_BASE_ADDRESS_1, 4, 0, ~0);
-	own(image, PCI_BASE_ADDRESS_4, 4, 0, 0);
-	own(image, PCI_BASE_ADDRESS_5, 4, 0, 0);
+	if (gpu->functions == 2) {
+		own(image, PCI_BASE_ADDRESS_4, 4, 0, 0);
+		own(image, PCI_BASE_ADDRESS_5, 4, 0, 0);
+	}
 
 	own(image, PM_CAP, 2, PCI_CAP_ID_PM | EXP_CAP << 8, 0);
 	own(image, PM_CAP + PCI_PM_PMC, 2, 3, 0);
@@ -292,10 +297,16 @@ static void real_write(struct standin *gpu, int fn, int where, int size,
 		writel(value, addr);
 }
 
-/* Function 1 lends its BAR2. */
-static int function_of(int where)
+/* Function 1 has the GPU's BAR2; BAR4 is BAR2 of function 2, if there is one. */
+static int function_of(const struct standin *gpu, int *where)
 {
-	return where >= PCI_BASE_ADDRESS_2 && where < PCI_BASE_ADDRESS_4;
+	if (*where >= PCI_BASE_ADDRESS_2 && *where < PCI_BASE_ADDRESS_4)
+		return 1;
+	if (gpu->functions < 3 || *where < PCI_BASE_ADDRESS_4 ||
+	    *where >= PCI_BASE_ADDRESS_5 + 4)
+		return 0;
+	*where -= PCI_BASE_ADDRESS_4 - PCI_BASE_ADDRESS_2;
+	return 2;
 }
 
 static void show_readiness(struct standin *gpu)
@@ -306,16 +317,19 @@ static void show_readiness(struct standin *gpu)
 	writel(gpu->hbm_training.value, gpu->bar0 + BAR0_HBM_TRAINING);
 }
 
-/* Let both functions decode memory if the GPU does. */
+/* Let all functions decode memory if the GPU does. */
 static void apply(struct standin *gpu)
 {
 	u16 command = image_word(&gpu->image, PCI_COMMAND);
 	u16 pmcsr = image_word(&gpu->image, PM_CAP + PCI_PM_CTRL);
+	int fn;
 
 	if (gpu->gone || gpu->in_reset || (pmcsr & PCI_PM_CTRL_STATE_MASK))
 		command = 0;
 	real_write(gpu, 0, PCI_COMMAND, 2, command);
-	real_write(gpu, 1, PCI_COMMAND, 2, command & PCI_COMMAND_MEMORY);
+	for (fn = 1; fn < gpu->functions; fn++)
+		real_write(gpu, fn, PCI_COMMAND, 2,
+			   command & PCI_COMMAND_MEMORY);
 
 	gpu->decodes = gpu->bar0 && (command & PCI_COMMAND_MEMORY) &&
 		       (real_read(gpu, 0, PCI_BASE_ADDRESS_0, 4) &
@@ -366,7 +380,7 @@ static void reset(struct standin *gpu)
 	set_ready(gpu, NOT_READY);
 	fill_image(gpu);
 	apply(gpu);
-	for (fn = 0; fn < 2; fn++)
+	for (fn = 0; fn < gpu->functions; fn++)
 		for (i = 0; i < ARRAY_SIZE(bars); i++)
 			real_write(gpu, fn, bars[i], 4, 0);
 }
@@ -455,6 +469,7 @@ static int standin_read(struct pci_bus *bus, unsigned int devfn, int where,
 {
 	struct standin *gpu = below(bus);
 	unsigned long flags;
+	int at = where, fn;
 
 	if (!gpu)
 		return read_above(bus, devfn, where, size, val);
@@ -464,9 +479,10 @@ static int standin_read(struct pci_bus *bus, unsigned int devfn, int where,
 		return PCIBIOS_DEVICE_NOT_FOUND;
 
 	raw_spin_lock_irqsave(&standin_lock, flags);
+	fn = function_of(gpu, &at);
 	if (!gpu->gone && !gpu->in_reset)
 		*val = image_read(&gpu->image, where, size,
-				  real_read(gpu, function_of(where), where, size));
+				  real_read(gpu, fn, at, size));
 	raw_spin_unlock_irqrestore(&standin_lock, flags);
 	return PCIBIOS_SUCCESSFUL;
 }
@@ -474,6 +490,7 @@ static int standin_read(struct pci_bus *bus, unsigned int devfn, int where,
 static void write_gpu(struct standin *gpu, int where, int size, u32 val)
 {
 	const int devctl = EXP_CAP + PCI_EXP_DEVCTL;
+	int at = where, fn = function_of(gpu, &at);
 
 	if (gpu->gone || gpu->in_reset)
 		return;
@@ -489,7 +506,7 @@ static void write_gpu(struct standin *gpu, int where, int size, u32 val)
 		change_status(gpu, where, val, 0);
 	image_write(&gpu->image, where, size, val);
 	if (where != PCI_COMMAND)
-		real_write(gpu, function_of(where), where, size, val);
+		real_write(gpu, fn, at, size, val);
 	apply(gpu);
 }
 
@@ -692,6 +709,7 @@ static int take_over(struct standin *gpu)
 	struct pci_dev *pdev;
 
 	remove_functions(gpu->bus);
+	gpu->functions = 2 + (real_read(gpu, 2, PCI_VENDOR_ID, 2) != 0xffff);
 	fill_image(gpu);
 	if (pci_bus_set_ops(gpu->bus, &standin_ops) != real_ops)
 		pr_warn("%s: other config space ops are replaced\n",

@@ -5,12 +5,14 @@
  * plain access as the control. The memory is mapped by memremap(), Normal
  * Write-Back or, with wc=1, Normal-NC; stage 2 has the last word.
  *
- * Loading fails with EILSEQ if an access gave a wrong result. What the hardware
- * refuses ends in an abort, in the guest or of the whole vCPU.
+ * One line says that the op works. Loading fails with EILSEQ, and a line says what is
+ * wrong, if an access gave a wrong result. What the hardware refuses ends in an abort,
+ * in the guest or of the whole vCPU.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/io.h>
+#include <linux/memory.h>
 #include <linux/memory_hotplug.h>
 #include <linux/module.h>
 
@@ -143,24 +145,42 @@ static int __init guest_probe_init(void)
 		{ "plain", plain }, { "unaligned", unaligned }, { "zva", try_zva },
 		{ "lse", try_lse }, { "exclusive", exclusive },
 	};
+	const char *type = wc ? "Normal-NC" : "Normal Write-Back";
 	int ret = -EINVAL, i;
 	u8 *p;
 
 	/* As the GPU's driver does it. The memory stays until the guest ends. */
-	if (!strcmp(op, "online"))
-		return add_memory_driver_managed(0, base, size,
-						 "System RAM (guest_probe)",
-						 MHP_NONE);
+	if (!strcmp(op, "online")) {
+		ret = add_memory_driver_managed(0, base, size,
+						"System RAM (guest_probe)",
+						MHP_NONE);
+		if (ret)
+			pr_err("online: [mem %#lx-%#lx] cannot be added in blocks of %#lx: %pe\n",
+			       base, base + size - 1,
+			       memory_block_size_bytes(), ERR_PTR(ret));
+		return ret;
+	}
 
+	if (size < 2 * PAGE_SIZE) {
+		pr_err("size=%lu: two pages of %lu are needed\n", size, PAGE_SIZE);
+		return -EINVAL;
+	}
 	p = memremap(base, size, wc ? MEMREMAP_WC : MEMREMAP_WB);
-	if (!p)
+	if (!p) {
+		pr_err("%#lx cannot be mapped %s\n", base, type);
 		return -ENOMEM;
+	}
 
 	for (i = 0; i < ARRAY_SIZE(ops); i++) {
 		if (!strcmp(op, ops[i].name))
 			ret = ops[i].fn(p);
 	}
 	memunmap(p);
+	if (!ret)
+		pr_info("%s works on memory mapped %s at %#lx, pages of %lu KiB\n",
+			op, type, base, PAGE_SIZE / SZ_1K);
+	else if (ret == -EINVAL)
+		pr_err("op=%s is not known\n", op);
 	return ret;
 }
 module_init(guest_probe_init);

@@ -6,34 +6,29 @@
  *
  * The page stays mapped: what a load of it gives is the hardware's business. Here it
  * gives what is stored, because the injector poisons nothing.
- *
- * BDF names the GPU, REGIONS its regions, and BASE where its memory begins: usemem,
- * and resmem behind it.
  */
-#include <setjmp.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
+#include "fault.h"
+#include "fixture.h"
 
-#include "kselftest_harness.h"
-#include "knobs.h"
-#include "vfio.h"
+static const struct program program = {
+	.what = "poisoned pages of usemem and resmem, by the kernel's injector",
+	.vars = {
+		VAR_BDF, VAR_REGIONS,
+		{ "BASE", "physical address of usemem, with resmem behind it", "0x70000000000" },
+	},
+};
 
 #ifndef EHWPOISON
 #define EHWPOISON 133
 #endif
 
-#define MIB(n)	((uint64_t)(n) << 20)
-#define PAGE	4096UL
-#define BLOCK	MIB(2)
+#define INJECTOR	"/sys/devices/system/memory/hard_offline_page"
 #define VALUE	0x600df00d600df00dUL
 
 FIXTURE(bad)
 {
 	struct vfio v;
 	int fd;
-	struct region regions[NR_REGIONS];
 	uint64_t base[NR_REGIONS];	/* physical address */
 	uint64_t off[NR_REGIONS];	/* VFIO offset */
 };
@@ -42,14 +37,14 @@ FIXTURE_SETUP(bad)
 {
 	int i;
 
-	ASSERT_EQ(0, expected_regions(self->regions));
-	ASSERT_NE(NULL, getenv("BASE"));
+	if (access(INJECTOR, F_OK))
+		SKIP(return, "no " INJECTOR ": the kernel has no MEMORY_FAILURE");
+	if (!open_device(_metadata, &self->v, &self->fd, BEST_MODE))
+		return;
 	self->base[USEMEM] = strtoul(getenv("BASE"), NULL, 0);
-	self->base[RESMEM] = self->base[USEMEM] + self->regions[USEMEM].backed;
-	ASSERT_EQ(0, vfio_open(&self->v, true));
-	self->fd = self->v.device;
+	self->base[RESMEM] = self->base[USEMEM] + self->v.regions[USEMEM].backed;
 	for (i = 0; i < NR_REGIONS; i++)
-		self->off[i] = (uint64_t)self->regions[i].bar << 40;
+		self->off[i] = self->v.regions[i].off;
 }
 
 FIXTURE_TEARDOWN(bad)
@@ -60,56 +55,21 @@ FIXTURE_TEARDOWN(bad)
 /* What mm does when hardware reports the page; 0 or the error. */
 static int inject(uint64_t phys)
 {
-	int fd = open("/sys/devices/system/memory/hard_offline_page", O_WRONLY);
 	char text[32];
-	int ret;
 
 	snprintf(text, sizeof(text), "0x%lx", phys);
-	ret = write(fd, text, strlen(text)) > 0 ? 0 : errno;
-	close(fd);
-	return ret;
-}
-
-static sigjmp_buf jmp;
-static void *volatile told;
-static volatile int told_code, told_times;
-static volatile bool loading;
-
-static void on_sigbus(int sig, siginfo_t *info, void *context)
-{
-	told = info->si_addr;
-	told_code = info->si_code;
-	told_times++;
-	/* mm also takes who injects it for who used the page. */
-	if (loading)
-		siglongjmp(jmp, sig);
-}
-
-static void handle_sigbus(void)
-{
-	struct sigaction sa = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
-
-	sigaction(SIGBUS, &sa, NULL);
-	told = NULL;
-	told_code = 0;
-	told_times = 0;
+	return -write_file(INJECTOR, text);
 }
 
 /* 0, or the si_code of the SIGBUS that a load takes. */
 static int code_of_load(void *p)
 {
-	told_code = 0;
-	loading = true;
-	if (!sigsetjmp(jmp, 1))
-		(void)*(volatile uint64_t *)p;
-	loading = false;
-	return told_code;
+	return fault_of((void)*(volatile uint64_t *)p).code;
 }
 
 static void *map(const FIXTURE_DATA(bad) * self, int region, uint64_t at, uint64_t len)
 {
-	return mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd,
-		    self->off[region] + at);
+	return map_region(&self->v, region, NULL, at, len);
 }
 
 /* One mapping of all of it, and one that begins within the block. */
@@ -120,7 +80,7 @@ TEST_F(bad, page_in_two_mappings)
 	uint64_t got;
 	int i;
 
-	handle_sigbus();
+	fault_watch();
 	for (i = 0; i < NR_REGIONS; i++) {
 		uint64_t off = self->off[i] + at[i];
 		void *all, *part, *other;
@@ -137,14 +97,17 @@ TEST_F(bad, page_in_two_mappings)
 		ASSERT_EQ(0, code_of_load(part + 2 * PAGE));
 		ASSERT_EQ(0, code_of_load(other));
 
-		told_times = 0;
+		fault_notices.times = 0;
 		ASSERT_EQ(0, inject(self->base[i] + at[i]));
-		EXPECT_LE(1, told_times);
-		EXPECT_TRUE(told == all + at[i] || told == part + 2 * PAGE) {
-			TH_LOG("told %p, mapped at %p and %p", told, all + at[i], part + 2 * PAGE);
+		/* mm also takes the injecting process for the one that used the page. */
+		EXPECT_LE(1, fault_notices.times);
+		EXPECT_TRUE(fault_notices.addr == all + at[i] ||
+			    fault_notices.addr == part + 2 * PAGE) {
+			TH_LOG("notified of %p, mapped at %p and %p", fault_notices.addr,
+			       all + at[i], part + 2 * PAGE);
 		}
 
-		EXPECT_EQ(BUS_MCEERR_AR, told_code);
+		EXPECT_EQ(BUS_MCEERR_AR, fault_notices.code);
 
 		/* Still mapped, and by a new mapping, too. */
 		EXPECT_EQ(0, code_of_load(all + at[i]));
@@ -180,54 +143,53 @@ TEST_F(bad, page_in_two_mappings)
 	}
 }
 
-/* Who has mapped another part is not told, and goes on. */
+/* A process that has mapped another part is not notified. */
 TEST_F(bad, page_beside_the_mapping)
 {
 	const uint64_t at = MIB(16) + 3 * PAGE;
 	void *before, *after, *all;
 
-	handle_sigbus();
+	fault_watch();
 	before = map(self, USEMEM, at - PAGE, PAGE);
 	after = map(self, USEMEM, at + PAGE, PAGE);
 	ASSERT_EQ(0, code_of_load(before));
 	ASSERT_EQ(0, code_of_load(after));
 	ASSERT_EQ(0, inject(self->base[USEMEM] + at));
-	EXPECT_EQ(0, told_times);
+	EXPECT_EQ(0, fault_notices.times);
 	EXPECT_EQ(0, code_of_load(before));
 	EXPECT_EQ(0, code_of_load(after));
 	munmap(before, PAGE);
 	munmap(after, PAGE);
 
-	/* With a mapping of the page mm has somebody to tell. */
+	/* With a mapping of the page mm has a process to notify. */
 	all = map(self, USEMEM, MIB(16), BLOCK);
 	ASSERT_EQ(0, inject(self->base[USEMEM] + at));
-	EXPECT_EQ(1, told_times);
-	EXPECT_EQ(all + 3 * PAGE, told);
-	EXPECT_EQ(BUS_MCEERR_AR, told_code);
+	EXPECT_EQ(1, fault_notices.times);
+	EXPECT_EQ(all + 3 * PAGE, fault_notices.addr);
+	EXPECT_EQ(BUS_MCEERR_AR, fault_notices.code);
 	EXPECT_EQ(0, code_of_load(all + 3 * PAGE));
 	munmap(all, BLOCK);
 }
 
-/* The next user gets -EHWPOISON too; and what is not open is not the driver's to answer. */
+/* The next VMM gets -EHWPOISON too. The driver answers for its memory while it is open. */
 TEST_F(bad, next_user)
 {
 	const uint64_t at = MIB(32);
 	uint64_t got;
 	void *p;
 
-	handle_sigbus();
+	fault_watch();
 	p = map(self, USEMEM, at, BLOCK);
 	ASSERT_EQ(0, code_of_load(p));
 	ASSERT_EQ(0, inject(self->base[USEMEM] + at));
-	ASSERT_EQ(BUS_MCEERR_AR, told_code);
+	ASSERT_EQ(BUS_MCEERR_AR, fault_notices.code);
 	munmap(p, BLOCK);
 
 	vfio_close(&self->v);
 	EXPECT_NE(0, inject(self->base[USEMEM] + at + MIB(2)));
 	EXPECT_NE(0, inject(self->base[RESMEM]));
 
-	ASSERT_EQ(0, vfio_open(&self->v, true));
-	self->fd = self->v.device;
+	reopen_device(_metadata, &self->v, &self->fd);
 	EXPECT_EQ(-1, pread(self->fd, &got, 8, self->off[USEMEM] + at));
 	EXPECT_EQ(EHWPOISON, errno);
 	p = map(self, USEMEM, at, BLOCK);
@@ -237,7 +199,7 @@ TEST_F(bad, next_user)
 	EXPECT_EQ(0, inject(self->base[USEMEM] + at + MIB(2)));
 	EXPECT_EQ(0, inject(self->base[RESMEM]));
 	/* Behind the GPU's memory. */
-	EXPECT_NE(0, inject(self->base[RESMEM] + self->regions[RESMEM].backed));
+	EXPECT_NE(0, inject(self->base[RESMEM] + self->v.regions[RESMEM].backed));
 }
 
-TEST_HARNESS_MAIN
+TEST_PROGRAM_MAIN(program)

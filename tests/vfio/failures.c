@@ -3,39 +3,28 @@
  * Each allocation and each user copy of probe, open and use fails once: what was
  * begun has to be undone, and the next attempt has to work.
  *
- * The kernel's fault injection lets the Nth of them in this task fail. BDF names
- * the device, bound by no driver and the only one that nvgrace_gpu may bind;
- * REGIONS what it has to show.
+ * The kernel's fault injection lets the Nth of them in this task fail. The device is
+ * the only one that nvgrace_gpu may bind.
  */
-#include <sys/mman.h>
+#include "fixture.h"
 
-#include "kselftest_harness.h"
-#include "vfio.h"
+static const struct program program = {
+	.what = "each allocation of probe, open and use fails once",
+	.vars = {
+		{ "BDF", "PCI address of the device, with driver_override set", "0000:01:00.0" },
+		VAR_REGIONS,
+	},
+	.unbound = true,
+};
 
-#define PAGE	4096
-#define SYSFS	"/sys/bus/pci/drivers/nvgrace_gpu/"
-#define CONFIG	((uint64_t)VFIO_PCI_CONFIG_REGION_INDEX << 40)
+#define SYSFS		"/sys/bus/pci/drivers/nvgrace_gpu/"
+#define FAIL_NTH	"/proc/thread-self/fail-nth"
 
 /* More than any attempt can take: to end if it never succeeds. */
 #define MOST	2000
 
 static struct region regions[NR_REGIONS];
 static int nth_fd = -1;
-
-/* -1, with an errno, unless all of the string was written. */
-static int write_sysfs(const char *path, const char *s)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), err;
-	ssize_t n;
-
-	if (fd < 0)
-		return -1;
-	n = write(fd, s, strlen(s));
-	err = errno;
-	close(fd);
-	errno = err;
-	return n == (ssize_t)strlen(s) ? 0 : -1;
-}
 
 static void arm(int n)
 {
@@ -60,9 +49,7 @@ static bool device_has(const char *what)
 {
 	char path[PATH_MAX];
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/%s",
-		 getenv("BDF"), what);
-	return !access(path, F_OK);
+	return !access(device_path(path, sizeof(path), what), F_OK);
 }
 
 static int claims(void)
@@ -95,12 +82,12 @@ static int entries(const char *path, const char *except)
 
 static int bind_gpu(void)
 {
-	return write_sysfs(SYSFS "bind", getenv("BDF"));
+	return write_file(SYSFS "bind", getenv("BDF"));
 }
 
 static int unbind_gpu(void)
 {
-	return write_sysfs(SYSFS "unbind", getenv("BDF"));
+	return write_file(SYSFS "unbind", getenv("BDF"));
 }
 
 static bool is_bound(void)
@@ -111,8 +98,10 @@ static bool is_bound(void)
 /* Its nodes: of the group, and of the device in a directory. */
 static bool has_nodes(void)
 {
-	return entries("/dev/vfio", "vfio") == 2 &&
-	       entries("/dev/vfio/devices", "") == 1;
+	bool cdev = !vfio_mode_missing(IOMMUFD);
+
+	return entries("/dev/vfio", "vfio") == 1 + cdev &&
+	       entries("/dev/vfio/devices", "") == cdev;
 }
 
 static bool nothing_is_bound(void)
@@ -126,22 +115,17 @@ static bool nothing_is_bound(void)
 static bool is_suspended(void)
 {
 	char path[PATH_MAX], status[16];
-	int i, fd;
 
-	snprintf(path, sizeof(path),
-		 "/sys/bus/pci/devices/%s/power/runtime_status", getenv("BDF"));
-	for (i = 0; i < 500; i++) {
-		memset(status, 0, sizeof(status));
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd >= 0) {
-			read(fd, status, sizeof(status) - 1);
-			close(fd);
-		}
-		if (!strcmp(status, "suspended\n"))
-			return true;
-		usleep(10000);
-	}
-	return false;
+	device_path(path, sizeof(path), "power/runtime_status");
+	return wait_until((read_line(path, status, sizeof(status)),
+			   !strcmp(status, "suspended")), 5000);
+}
+
+/* NULL if the kernel can let the Nth allocation fail, or why not. */
+static const char *no_fault_injection(void)
+{
+	return access(FAIL_NTH, F_OK) ?
+	       "no " FAIL_NTH ": the kernel has no FAULT_INJECTION" : NULL;
 }
 
 /* ------------------------------------------------------------------------ */
@@ -151,7 +135,9 @@ FIXTURE(probe) {
 
 FIXTURE_SETUP(probe)
 {
-	nth_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+	if (no_fault_injection())
+		SKIP(return, "%s", no_fault_injection());
+	nth_fd = open(FAIL_NTH, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(nth_fd, 0);
 	ASSERT_TRUE(nothing_is_bound());
 }
@@ -165,17 +151,16 @@ FIXTURE_TEARDOWN(probe)
 
 TEST_F_TIMEOUT(probe, is_undone, 600)
 {
-	int n, ret, err, failed = 0;
+	int n, ret, failed = 0;
 	bool struck = true;
 
 	for (n = 1; struck && n < MOST; n++) {
 		arm(n);
 		ret = bind_gpu();
-		err = errno;
 		struck = disarm();
 
 		if (ret) {
-			ASSERT_TRUE(struck) TH_LOG("attempt %d: %s", n, strerror(err));
+			ASSERT_TRUE(struck) TH_LOG("attempt %d: %s", n, strerror(-ret));
 			ASSERT_TRUE(nothing_is_bound()) TH_LOG("attempt %d", n);
 			failed++;
 
@@ -200,18 +185,16 @@ FIXTURE(device)
 	struct vfio v;
 };
 
-FIXTURE_VARIANT(device)
-{
-	bool use_iommufd;
-};
-
-FIXTURE_VARIANT_ADD(device, group) { .use_iommufd = false };
-FIXTURE_VARIANT_ADD(device, iommufd) { .use_iommufd = true };
+VFIO_MODE_VARIANTS(device);
 
 FIXTURE_SETUP(device)
 {
+	if (no_fault_injection())
+		SKIP(return, "%s", no_fault_injection());
+	if (vfio_mode_missing(variant->mode))
+		SKIP(return, "%s", vfio_mode_missing(variant->mode));
 	ASSERT_EQ(0, expected_regions(regions));
-	nth_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+	nth_fd = open(FAIL_NTH, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(nth_fd, 0);
 	ASSERT_EQ(0, bind_gpu());
 }
@@ -230,7 +213,7 @@ TEST_F_TIMEOUT(device, open_is_undone, 600)
 
 	for (n = 1; struck && n < MOST; n++) {
 		arm(n);
-		ret = vfio_open(&self->v, variant->use_iommufd);
+		ret = vfio_open(&self->v, variant->mode);
 		struck = disarm();
 		vfio_close(&self->v);
 
@@ -240,7 +223,7 @@ TEST_F_TIMEOUT(device, open_is_undone, 600)
 		}
 		ASSERT_TRUE(is_suspended()) TH_LOG("attempt %d", n);
 
-		ASSERT_EQ(0, vfio_open(&self->v, variant->use_iommufd))
+		ASSERT_EQ(0, vfio_open(&self->v, variant->mode))
 			TH_LOG("after attempt %d", n);
 		vfio_close(&self->v);
 	}
@@ -255,8 +238,8 @@ TEST_F_TIMEOUT(device, open_is_undone, 600)
  */
 static int read_region(int fd)
 {
-	static uint8_t buf[3 * PAGE];
-	off_t pos = ((off_t)regions[RESMEM].bar << 40) + 1;
+	static uint8_t buf[KIB(12)];
+	off_t pos = regions[RESMEM].off + 1;
 	ssize_t n = pread(fd, buf, sizeof(buf), pos);
 
 	return n < 0 ? -errno : n != sizeof(buf);
@@ -264,8 +247,8 @@ static int read_region(int fd)
 
 static int write_region(int fd)
 {
-	static uint8_t buf[3 * PAGE] = { 1, 2, 3 }, back[3 * PAGE];
-	off_t pos = ((off_t)regions[USEMEM].bar << 40) + 1;
+	static uint8_t buf[KIB(12)] = { 1, 2, 3 }, back[KIB(12)];
+	off_t pos = regions[USEMEM].off + 1;
 	ssize_t n = pwrite(fd, buf, sizeof(buf), pos);
 
 	if (n < 0)
@@ -309,7 +292,7 @@ static int map_and_touch(int fd)
 	volatile uint8_t *p;
 
 	p = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-		 (off_t)regions[RESMEM].bar << 40);
+		 regions[RESMEM].off);
 	if (p == MAP_FAILED)
 		return -errno;
 	p[0] = 0x5a;
@@ -333,8 +316,8 @@ TEST_F_TIMEOUT(device, use_works_afterwards, 600)
 {
 	unsigned int i;
 
-	ASSERT_EQ(0, vfio_open(&self->v, variant->use_iommufd));
-	for (i = 0; i < sizeof(uses) / sizeof(*uses); i++) {
+	ASSERT_EQ(0, vfio_open(&self->v, variant->mode));
+	for (i = 0; i < ARRAY_SIZE(uses); i++) {
 		int n, ret, failed = 0;
 		bool struck = true;
 
@@ -363,4 +346,4 @@ TEST_F_TIMEOUT(device, use_works_afterwards, 600)
 	EXPECT_TRUE(is_suspended());
 }
 
-TEST_HARNESS_MAIN
+TEST_PROGRAM_MAIN(program)

@@ -4,30 +4,35 @@
  * is made, moved or has its flags changed, and when the VMM swaps the mapping
  * under a memslot that lives.
  *
- * BDF names the GPU and REGIONS its regions; it has a BAR0 of its own. PFNMAP
- * says what this host has to do with cacheable device memory: "map" it,
- * "refuse" it, or "device", which is what an unpatched 6.12 does. With "mte"
- * the VM has MTE, and mte_vm is the test to run.
+ * The GPU has a BAR0 of its own. PFNMAP says what this host has to do with cacheable
+ * device memory: "map" it, "refuse" it, or "device", which is what an unpatched 6.12
+ * does. With "mte" the VM has MTE, and mte_vm is the test to run.
  *
  * KVM says whose this is: "6.12" as it comes, 6.12 with the "series", or the
  * "newest". Only the series refuses copy-on-write device memory, and only the
  * newest does not tell the capability without a VM.
  */
 #include <stddef.h>
-#include <sys/mman.h>
 
 #include <linux/kvm.h>
-#include <linux/pci_regs.h>
 
-#include "kselftest_harness.h"
-#include "vfio.h"
+#include "fixture.h"
+
+static const struct program program = {
+	.what = "what KVM makes of the mapping under a memslot",
+	.vars = {
+		VAR_BDF, VAR_REGIONS,
+		{ "PFNMAP", "cacheable device memory: map, refuse, device; or mte", "map" },
+		{ "KVM", "whose KVM it is: 6.12, series or newest", "newest" },
+	},
+};
 
 #ifndef KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED
 #define KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED 243
 #endif
 
-#define PAGE		4096UL
-#define BLOCK		(2UL << 20)
+/* A memslot: what mixedmap.ko has of each kind. A block where pages are of 4 KiB. */
+#define SLOT		MIB(2)
 
 #define CODE_GPA	0x40000000UL	/* memslot 0: what the vCPU runs */
 #define DATA_GPA	0x80000000UL	/* memslot 1: the mapping under test */
@@ -48,13 +53,6 @@ static const char * const mapping_names[] = {
 	"cacheable MIXEDMAP", "write-combining MIXEDMAP",
 };
 
-static bool env_is(const char *name, const char *what)
-{
-	const char *s = getenv(name);
-
-	return s && !strcmp(s, what);
-}
-
 static bool pfnmap_is(const char *what)
 {
 	return env_is("PFNMAP", what);
@@ -63,7 +61,7 @@ static bool pfnmap_is(const char *what)
 FIXTURE(vma)
 {
 	struct vfio v;
-	struct region regions[NR_REGIONS];
+	int fd;
 	int kvm, vm, vcpu;
 	struct kvm_run *run;
 	void *code, *data;
@@ -83,7 +81,7 @@ static int set_slot(int vm, unsigned int slot, uint64_t gpa, void *hva, uint32_t
 		.slot = slot,
 		.flags = flags,
 		.guest_phys_addr = gpa,
-		.memory_size = hva ? BLOCK : 0,
+		.memory_size = hva ? SLOT : 0,
 		.userspace_addr = (uintptr_t)hva,
 	};
 
@@ -106,10 +104,11 @@ FIXTURE_SETUP(vma)
 	uint16_t command = PCI_COMMAND_MEMORY;
 	void *p;
 
-	ASSERT_EQ(0, expected_regions(self->regions));
-	ASSERT_EQ(0, vfio_open(&self->v, true));
-	ASSERT_EQ(2, pwrite(self->v.device, &command, 2,
-			    ((uint64_t)VFIO_PCI_CONFIG_REGION_INDEX << 40) + PCI_COMMAND));
+	if (access("/dev/kvm", F_OK))
+		SKIP(return, "no /dev/kvm: the kernel has no KVM, or the CPU no EL2");
+	if (!open_device(_metadata, &self->v, &self->fd, BEST_MODE))
+		return;
+	ASSERT_EQ(2, pwrite(self->fd, &command, 2, CONFIG + PCI_COMMAND));
 
 	self->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	ASSERT_LE(0, self->kvm);
@@ -128,18 +127,18 @@ FIXTURE_SETUP(vma)
 			 PROT_READ | PROT_WRITE, MAP_SHARED, self->vcpu, 0);
 	ASSERT_NE(MAP_FAILED, (void *)self->run);
 
-	p = mmap(NULL, 4 * BLOCK, PROT_READ | PROT_WRITE,
+	p = mmap(NULL, 4 * SLOT, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, p);
-	self->code = (void *)(((uintptr_t)p + BLOCK - 1) & ~(BLOCK - 1));
-	self->data = self->code + BLOCK;
+	self->code = (void *)(((uintptr_t)p + SLOT - 1) & ~(SLOT - 1));
+	self->data = self->code + SLOT;
 
 	put(self->code, LOAD, 0xf9400020 /* ldr x0, [x1] */, 0xd503201f);
 	put(self->code, STORE, 0xf9000020 /* str x0, [x1] */, 0xd503201f);
 	put(self->code, CALL, 0xd63f0020 /* blr x1 */, 0xd503201f);
 	put(self->code, VECTORS + 0x200, 0xd2800000 | (ABORTED << 5) /* mov x0, #ABORTED */,
 	    0xd503201f);
-	__builtin___clear_cache(self->code, self->code + BLOCK);
+	__builtin___clear_cache(self->code, self->code + SLOT);
 	ASSERT_EQ(0, set_slot(self->vm, 0, CODE_GPA, self->code, 0));
 }
 
@@ -148,7 +147,7 @@ FIXTURE_TEARDOWN(vma)
 	close(self->vcpu);
 	close(self->vm);
 	close(self->kvm);
-	munmap(self->data, BLOCK);
+	munmap(self->data, SLOT);
 	vfio_close(&self->v);
 }
 
@@ -157,7 +156,7 @@ static void map_as(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 		   enum mapping kind)
 {
 	const int prot = PROT_READ | PROT_WRITE;
-	int fd = self->v.device;
+	int fd = self->fd;
 	uint64_t off = 0;
 	int flags = MAP_FIXED | MAP_SHARED;
 	void *p;
@@ -168,10 +167,10 @@ static void map_as(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 		fd = -1;
 		break;
 	case USEMEM_WB:
-		off = (uint64_t)self->regions[USEMEM].bar << 40;
+		off = self->v.regions[USEMEM].off;
 		break;
 	case RESMEM_WC:
-		off = (uint64_t)self->regions[RESMEM].bar << 40;
+		off = self->v.regions[RESMEM].off;
 		break;
 	case BAR0:
 		break;
@@ -186,14 +185,14 @@ static void map_as(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 	case MIXED_WC:
 		fd = open("/dev/mixedmap", O_RDWR);
 		ASSERT_LE(0, fd);
-		off = kind == MIXED_WB ? 0 : BLOCK;
+		off = kind == MIXED_WB ? 0 : SLOT;
 		break;
 	default:
 		break;
 	}
-	p = mmap(self->data, BLOCK, prot, flags, fd, off);
+	p = mmap(self->data, SLOT, prot, flags, fd, off);
 	ASSERT_EQ(self->data, p) TH_LOG("%s: %s", mapping_names[kind], strerror(errno));
-	if (fd >= 0 && fd != self->v.device)
+	if (fd >= 0 && fd != self->fd)
 		close(fd);
 }
 
@@ -388,4 +387,4 @@ TEST_F(vma, execution)
 	}
 }
 
-TEST_HARNESS_MAIN
+TEST_PROGRAM_MAIN(program)

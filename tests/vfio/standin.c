@@ -3,58 +3,75 @@
  * The stand-in that gpu_standin.ko makes, through VFIO: that it looks and behaves
  * like the GPU, and so that a test which relies on it tests something.
  *
- * BDF names the device, DVSEC its carve-out bit (1: needs none) or -1 if it has
- * no DVSEC, REGIONS what the driver has to show: usemem, then resmem or, on a GPU
- * that needs no carve-out, the physical BAR2. RESET=flr says that the kernel knows
- * better than to reset the bus of this GPU; else it is "bus".
+ * The second region of REGIONS is resmem or, on a GPU that needs no carve-out, the
+ * physical BAR2.
  */
-#include <sys/mman.h>
-
-#include "kselftest_harness.h"
+#include "fixture.h"
 #include "knobs.h"
 #include "pattern.h"
-#include "vfio.h"
 
-#define MIB(n)	((uint64_t)(n) << 20)
-#define PAGE	4096UL
+static const struct program program = {
+	.what = "a stand-in of gpu_standin.ko looks and behaves like the GPU",
+	.vars = {
+		VAR_BDF, VAR_REGIONS, VAR_RESET,
+		{ "DVSEC", "the carve-out bit (1: needs none), or -1 for no DVSEC", "0" },
+		{ "PHYSICAL", "SIZE:SIZE of the physical BAR2 and BAR4", "0x100000000:0x2000000",
+		  true },
+	},
+};
 
 #define C2C_LINK	0x1498
 #define HBM_TRAINING	0x200bc
 
-/* Past VFIO: what the CPU sees where the BAR is. */
-static volatile uint32_t *map_physical(unsigned int bar, uint64_t off)
+/* The first byte of a physical BAR, and how many it has. */
+static uint64_t physical_bar(unsigned int bar, uint64_t *size)
 {
-	unsigned long start = 0;
-	char path[64], line[128];
-	void *p = MAP_FAILED;
+	unsigned long start = 0, end = 0;
+	char path[PATH_MAX], line[128];
 	unsigned int i;
 	FILE *f;
-	int fd;
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/resource", getenv("BDF"));
-	f = fopen(path, "r");
-	for (i = 0; f && i <= bar && fgets(line, sizeof(line), f); i++)
-		start = strtoul(line, NULL, 0);
+	f = fopen(device_path(path, sizeof(path), "resource"), "r");
+	for (i = 0; f && fgets(line, sizeof(line), f); i++)
+		if (i == bar && sscanf(line, "%lx %lx", &start, &end) != 2)
+			end = 0;
 	if (f)
 		fclose(f);
-
-	fd = open("/dev/mem", O_RDWR | O_SYNC);
-	if (start)
-		p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-			 (start + off) & -PAGE);
-	close(fd);
-	return p == MAP_FAILED ? NULL : p + (off & (PAGE - 1));
+	if (size)
+		*size = end ? end - start + 1 : 0;
+	return start;
 }
+
+/* Past VFIO: what the CPU sees where the BAR is. NULL with an errno. */
+static volatile uint32_t *map_physical(unsigned int bar, uint64_t off)
+{
+	uint64_t start = physical_bar(bar, NULL), at = start + off;
+	int fd = open("/dev/mem", O_RDWR | O_SYNC);
+	void *p;
+
+	errno = ENODEV;
+	p = !start ? MAP_FAILED :
+	    mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, at & -PAGE);
+	close(fd);
+	return p == MAP_FAILED ? NULL : p + (at & (PAGE - 1));
+}
+
+/* A kernel with IO_STRICT_DEVMEM keeps /dev/mem away from what a driver has claimed. */
+#define SKIP_UNLESS_PHYSICAL(bar)						\
+	do {									\
+		if (!map_physical(bar, 0) && errno == EPERM)			\
+			SKIP(return, "IO_STRICT_DEVMEM: boot with iomem=relaxed to see BAR%d",	\
+			     bar);						\
+	} while (0)
 
 /* Past VFIO's own view of config space. */
 static uint32_t sysfs_config(unsigned int reg)
 {
 	uint32_t value = 0;
-	char path[64];
+	char path[PATH_MAX];
 	int fd;
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/config", getenv("BDF"));
-	fd = open(path, O_RDONLY);
+	fd = open(device_path(path, sizeof(path), "config"), O_RDONLY);
 	if (pread(fd, &value, 4, reg) != 4)
 		value = 0;
 	close(fd);
@@ -65,22 +82,21 @@ FIXTURE(standin)
 {
 	struct vfio v;
 	int fd;
-	struct region regions[NR_REGIONS];
 	int dvsec;
 	bool bus_reset;
 };
 
 FIXTURE_SETUP(standin)
 {
-	ASSERT_EQ(0, expected_regions(self->regions));
-	ASSERT_NE(NULL, getenv("DVSEC"));
+	if (no_knobs())
+		SKIP(return, "%s", no_knobs());
 	self->dvsec = atoi(getenv("DVSEC"));
-	self->bus_reset = getenv("RESET") && !strcmp(getenv("RESET"), "bus");
+	self->bus_reset = reset_is("bus");
 	ASSERT_TRUE(set_knob("ready_ms", 0));
 	ASSERT_TRUE(set_knob("gone", 0));
-	ASSERT_EQ(0, vfio_open(&self->v, true));
-	self->fd = self->v.device;
-	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	if (!open_device(_metadata, &self->v, &self->fd, BEST_MODE))
+		return;
+	ASSERT_EQ(0, enable_memory(self->fd));
 }
 
 FIXTURE_TEARDOWN(standin)
@@ -188,9 +204,8 @@ TEST_F(standin, resets)
 	EXPECT_LT(flr, knob("resets_flr"));
 	EXPECT_EQ(0, knob("ready"));
 	flr = knob("resets_flr");
-	ASSERT_EQ(0, vfio_open(&self->v, true));
-	self->fd = self->v.device;
-	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
+	reopen_device(_metadata, &self->v, &self->fd);
+	ASSERT_EQ(0, enable_memory(self->fd));
 	EXPECT_EQ(flr + 1, knob("resets_flr"));
 	EXPECT_EQ(bus, knob("resets_bus"));
 	EXPECT_TRUE(readiness_is(self, 0));
@@ -206,8 +221,7 @@ TEST_F(standin, ready_after_a_while)
 	ASSERT_TRUE(set_knob("ready_ms", 1500));
 	start = now_ms();
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_RESET));
-	while (page[C2C_LINK % PAGE / 4] != 0xff && now_ms() - start < 20000)
-		usleep(5000);
+	wait_until(page[C2C_LINK % PAGE / 4] == 0xff, 20000);
 	ms = now_ms() - start;
 	EXPECT_LE(1500, ms);
 	EXPECT_GT(10000, ms);
@@ -238,6 +252,7 @@ TEST_F(standin, d3hot)
 	volatile uint32_t *link = map_physical(0, C2C_LINK);
 	uint32_t id = sysfs_config(PCI_VENDOR_ID);
 
+	SKIP_UNLESS_PHYSICAL(0);
 	ASSERT_NE(NULL, (void *)link);
 	EXPECT_EQ(0xff, *link);
 	EXPECT_EQ(0, knob("power_state"));
@@ -257,13 +272,10 @@ TEST_F(standin, runtime_suspend)
 		.argsz = sizeof(f),
 		.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
 	};
-	long start = now_ms();
 
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &f));
 	/* The kernel suspends it when it comes to it. */
-	while (knob("power_state") != 3 && now_ms() - start < 20000)
-		usleep(5000);
-	EXPECT_EQ(3, knob("power_state"));
+	EXPECT_TRUE(wait_until(knob("power_state") == 3, 20000));
 	f.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &f));
 	EXPECT_EQ(0, knob("power_state"));
@@ -274,6 +286,7 @@ TEST_F(standin, memory_enable)
 {
 	volatile uint32_t *link = map_physical(0, C2C_LINK);
 
+	SKIP_UNLESS_PHYSICAL(0);
 	ASSERT_NE(NULL, (void *)link);
 	EXPECT_EQ(0xff, *link);
 	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, PCI_COMMAND_MEMORY, 0));
@@ -289,6 +302,8 @@ TEST_F(standin, gone)
 	volatile uint32_t *bar2 = map_physical(2, 0);
 	uint32_t id = sysfs_config(PCI_VENDOR_ID);
 
+	SKIP_UNLESS_PHYSICAL(0);
+	SKIP_UNLESS_PHYSICAL(2);
 	ASSERT_NE(NULL, (void *)link);
 	ASSERT_NE(NULL, (void *)bar2);
 	*bar2 = 0x12345678;
@@ -307,12 +322,14 @@ TEST_F(standin, gone)
 /* The physical BAR2 is memory, and shown if usemem and resmem leave it free. */
 TEST_F(standin, bar2)
 {
-	const uint64_t bar2 = 2ULL << 40, bar4 = 4ULL << 40, size = MIB(1024);
+	const uint64_t bar2 = VFIO_OFFSET(2), bar4 = VFIO_OFFSET(4);
 	struct vfio_region_info info = { .argsz = sizeof(info), .index = 2 };
 	uint32_t ones[2] = { ~0U, ~0U };
 	volatile uint64_t *p;
-	uint64_t value, off;
+	uint64_t value, off, size;
 
+	physical_bar(2, &size);
+	ASSERT_LE(GIB(1), size);
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_GET_REGION_INFO, &info));
 	if (self->dvsec != 1) {
 		/* Hidden: this is the region of the driver's. */
@@ -353,12 +370,44 @@ TEST_F(standin, layout)
 	for (r = 0; r < NR_REGIONS; r++) {
 		struct vfio_region_info info = {
 			.argsz = sizeof(info),
-			.index = self->regions[r].bar,
+			.index = self->v.regions[r].bar,
 		};
 
 		ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_GET_REGION_INFO, &info));
-		EXPECT_EQ(self->regions[r].size, info.size);
+		EXPECT_EQ(self->v.regions[r].size, info.size);
 	}
 }
 
-TEST_HARNESS_MAIN
+/*
+ * The physical BARs under the emulated ones, of whatever size: they have their place
+ * in the host's address space, and neither shows nor is reached through VFIO.
+ */
+TEST_F(standin, physical_bars_underneath)
+{
+	const struct region *usemem = &self->v.regions[USEMEM];
+	const char *s = getenv("PHYSICAL");
+	uint64_t want[2], size;
+	uint32_t value, *there;
+	unsigned int i;
+
+	if (!s)
+		SKIP(return, "PHYSICAL is not set");
+	if (sscanf(s, "%li:%li", (long *)&want[0], (long *)&want[1]) != 2)
+		ASSERT_TRUE(false) TH_LOG("PHYSICAL='%s' is not SIZE:SIZE", s);
+	for (i = 0; i < 2; i++) {
+		ASSERT_NE(0, physical_bar(2 + 2 * i, &size)) TH_LOG("BAR%u", 2 + 2 * i);
+		EXPECT_EQ(want[i], size) TH_LOG("BAR%u", 2 + 2 * i);
+	}
+
+	there = (uint32_t *)map_physical(usemem->bar, 0);
+	if (!there)
+		SKIP(return, "IO_STRICT_DEVMEM: boot with iomem=relaxed to see the BARs");
+	*(volatile uint32_t *)there = 0x600dbabe;
+	value = 0x5ca1ab1e;
+	ASSERT_EQ(4, pwrite(self->fd, &value, 4, usemem->off));
+	EXPECT_EQ(0x600dbabe, *(volatile uint32_t *)there);
+	ASSERT_EQ(4, pread(self->fd, &value, 4, usemem->off));
+	EXPECT_EQ(0x5ca1ab1e, value);
+}
+
+TEST_PROGRAM_MAIN(program)

@@ -2,51 +2,55 @@
 /*
  * Verify through VFIO, on the host, the pattern that a guest left in a region.
  *
- *	BDF=... REGIONS=... verify usemem|resmem|BAR2 STRIDE
- *
  * The second region is resmem or, on a GPU that has none, the physical BAR2.
  */
 #include "pattern.h"
-#include "vfio.h"
+#include "program.h"
+
+static const struct program program = {
+	.what = "verify what a guest left in usemem, resmem or BAR2, at places STRIDE bytes apart",
+	.vars = {
+		VAR_BDF, VAR_REGIONS,
+		{ "SEED", "seed of the pattern, the one that the guest had", "1", true },
+	},
+	.args = "usemem 67108864",
+};
 
 int main(int argc, char **argv)
 {
 	unsigned int nr = argc > 1 && strcmp(argv[1], "usemem") ? RESMEM : USEMEM;
 	uint64_t stride = argc > 2 ? strtoull(argv[2], NULL, 0) : 0;
-	struct region regions[NR_REGIONS];
+	const struct region *r;
 	uint64_t off, value, count = 0;
 	struct vfio v;
 	int ret;
 
-	if (!stride || expected_regions(regions)) {
-		fprintf(stderr, "usage: BDF=... REGIONS=... %s usemem|resmem|BAR2 STRIDE\n",
-			argv[0]);
-		return 2;
-	}
+	program_check(&program, argc, argv);
+	if (!stride)
+		program_skip(&program, "it takes a region and a stride");
 
-	ret = vfio_open(&v, true) ?:
-	      config_modify(v.device, PCI_COMMAND, 0, PCI_COMMAND_MEMORY);
+	ret = vfio_open(&v, BEST_MODE) ?: enable_memory(v.device);
 	if (ret) {
-		fprintf(stderr, "%s: %s\n", getenv("BDF"), strerror(-ret));
+		fprintf(stderr, "%s: %s\n", v.bdf, strerror(-ret));
 		return 1;
 	}
 
-	for_each_stride(off, regions[nr].backed, stride) {
-		if (pread(v.device, &value, sizeof(value),
-			  ((uint64_t)regions[nr].bar << 40) + off) != sizeof(value)) {
+	r = &v.regions[nr];
+	for_each_stride(off, r->backed, stride) {
+		if (pread(v.device, &value, sizeof(value), r->off + off) != sizeof(value)) {
 			perror("read");
 			return 1;
 		}
-		if (value != pattern(pattern_seed(regions[nr].bar), off)) {
+		if (value != pattern(pattern_seed(r->bar), off)) {
 			fprintf(stderr, "%s+0x%lx: 0x%016lx, not 0x%016lx\n", argv[1],
-				off, value, pattern(pattern_seed(regions[nr].bar), off));
+				off, value, pattern(pattern_seed(r->bar), off));
 			return 1;
 		}
 		count++;
 	}
 
 	printf("%s: %lu places of %lu bytes hold what was written, the last byte included\n",
-	       argv[1], count, regions[nr].backed);
+	       argv[1], count, r->backed);
 	vfio_close(&v);
 	return 0;
 }

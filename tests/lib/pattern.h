@@ -7,8 +7,10 @@
 #ifndef TESTS_PATTERN_H
 #define TESTS_PATTERN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 static inline uint64_t pattern(unsigned int seed, uint64_t offset)
 {
@@ -19,7 +21,7 @@ static inline uint64_t pattern(unsigned int seed, uint64_t offset)
 	return x ^ (x >> 31);
 }
 
-/* What seeds the pattern in a BAR; GPUs that are used at once have a SEED each. */
+/* The seed of the pattern in a BAR; GPUs that are used together have a SEED each. */
 static inline unsigned int pattern_seed(unsigned int bar)
 {
 	const char *s = getenv("SEED");
@@ -32,5 +34,24 @@ static inline unsigned int pattern_seed(unsigned int bar)
 	for ((off) = 0; (off) < (len);					\
 	     (off) = (off) == (len) - 8 ? (len) :			\
 		     (off) + (stride) < (len) - 8 ? (off) + (stride) : (len) - 8)
+
+static inline void fill_random(uint8_t *buf, size_t len, unsigned int seed)
+{
+	size_t i;
+
+	for (i = 0; i < len; i += sizeof(uint64_t)) {
+		uint64_t word = pattern(seed, i);
+
+		memcpy(buf + i, &word, len - i < sizeof(word) ? len - i : sizeof(word));
+	}
+}
+
+static inline bool all_ones(const uint8_t *buf, size_t len)
+{
+	while (len--)
+		if (*buf++ != 0xff)
+			return false;
+	return true;
+}
 
 #endif /* TESTS_PATTERN_H */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What debugfs has of a GPU: the knobs of its stand-in, by which a test drives it,
- * and the files of the driver. BDF names the GPU.
+ * What debugfs has of the GPU BDF: the knobs of its stand-in, and the files of the
+ * driver. Either can be missing: plain stand-ins have no knobs, and a kernel without
+ * VFIO_DEBUGFS has no files of the driver's.
  */
 #ifndef TESTS_KNOBS_H
 #define TESTS_KNOBS_H
@@ -9,7 +10,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
+#include <unistd.h>
 
 static inline FILE *open_debugfs(const char *dir, const char *file, const char *mode)
 {
@@ -17,6 +18,30 @@ static inline FILE *open_debugfs(const char *dir, const char *file, const char *
 
 	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s/%s", dir, getenv("BDF"), file);
 	return fopen(path, mode);
+}
+
+/* NULL if the GPU has knobs, or why it has none. */
+static inline const char *no_knobs(void)
+{
+	FILE *f = open_debugfs("gpu_standin", "ready", "r");
+
+	if (f)
+		fclose(f);
+	return f ? NULL : access("/sys/kernel/debug/gpu_standin", F_OK) ?
+	       "no knobs: debugfs has no gpu_standin" :
+	       "no knobs: this GPU is no stand-in of gpu_standin.ko";
+}
+
+/* NULL if debugfs has files of the driver's, or why it has none. */
+static inline const char *driver_says_nothing(void)
+{
+	FILE *f = open_debugfs("vfio", "nvgrace_gpu/resets", "r");
+
+	if (f)
+		fclose(f);
+	return f ? NULL : access("/sys/kernel/debug/vfio", F_OK) ?
+	       "no /sys/kernel/debug/vfio: the kernel has no VFIO_DEBUGFS" :
+	       "debugfs has no files of the driver's for this GPU";
 }
 
 /* A knob's value, or -1. */
@@ -56,14 +81,6 @@ static inline long driver_says(const char *file, const char *key)
 	if (f)
 		fclose(f);
 	return value;
-}
-
-static inline long now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
 #endif /* TESTS_KNOBS_H */

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Sizes, time, the environment and small files. A program runs on kernels with pages
+ * of 4, 16 and 64 KiB, so PAGE and BLOCK are what the running kernel says.
+ */
+#ifndef TESTS_BASE_H
+#define TESTS_BASE_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef ARRAY_SIZE
+#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
+#endif
+
+#define KIB(n)	((uint64_t)(n) << 10)
+#define MIB(n)	((uint64_t)(n) << 20)
+#define GIB(n)	((uint64_t)(n) << 30)
+
+/* A block is what one PMD maps: 2, 32 or 512 MiB. */
+#define PAGE	page_size()
+#define BLOCK	block_size()
+
+static inline unsigned long page_size(void)
+{
+	return sysconf(_SC_PAGESIZE);
+}
+
+static inline unsigned long block_size(void)
+{
+	return page_size() * page_size() / 8;
+}
+
+static inline long now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* Poll until COND holds, LIMIT milliseconds at most; true if it did. */
+#define wait_until(cond, limit)						\
+({									\
+	long __end = now_ms() + (limit);				\
+	bool __held;							\
+									\
+	while (!(__held = (cond)) && now_ms() < __end)			\
+		usleep(5000);						\
+	__held;								\
+})
+
+static inline long minor_faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+/* Faults that it takes to load from each page of a mapping. */
+static inline long faults_to_touch(volatile uint8_t *p, size_t len)
+{
+	const size_t page = PAGE;
+	long before = minor_faults();
+	size_t i;
+
+	for (i = 0; i < len; i += page)
+		(void)p[i];
+	return minor_faults() - before;
+}
+
+static inline bool env_is(const char *name, const char *value)
+{
+	const char *s = getenv(name);
+
+	return s && !strcmp(s, value);
+}
+
+/* 0 if all of the string was written, or -errno. */
+static inline int write_file(const char *path, const char *s)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = write(fd, s, strlen(s)) == (ssize_t)strlen(s) ? 0 : -errno;
+	close(fd);
+	return ret;
+}
+
+/* The first line of a file without its newline; "" if it cannot be read. */
+static inline void read_line(const char *path, char *line, int len)
+{
+	FILE *f = fopen(path, "re");
+
+	if (!f || !fgets(line, len, f))
+		line[0] = 0;
+	line[strcspn(line, "\n")] = 0;
+	if (f)
+		fclose(f);
+}
+
+/* A path below the directory that sysfs has of the device BDF. */
+static inline const char *device_path(char *path, size_t len, const char *below)
+{
+	snprintf(path, len, "/sys/bus/pci/devices/%s/%s", getenv("BDF") ?: "", below);
+	return path;
+}
+
+#endif /* TESTS_BASE_H */
