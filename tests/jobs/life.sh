@@ -114,6 +114,24 @@ unbound_under_load() {
 	grep -F 'ok 1 gpu.guest_flr.storm' /tmp/storm && [ ! -e "$dev/$hopper/driver" ] && claims_are_gone 700
 }
 
+# power_state_is STATE: of the bound GPU that nobody uses, by runtime PM.
+power_state_is() {
+	for _ in $(seq 50); do
+		sleep 0.1
+		status=$(cat "$dev/$BDF/power/runtime_status")
+		[ "$status" != "$1" ] || [ "$1" = active ] || return 0
+	done
+	echo "$status"
+	[ "$status" = "$1" ]
+}
+
+# idle_is STATE [PARAMETER]: before it was open, and after.
+idle_is() {
+	# shellcheck disable=SC2086
+	insmod /modules/nvgrace_gpu.ko $2 && knob "$BDF" ready 1 && bind "$BDF" && power_state_is "$1" &&
+		life -r power.runtime_suspend > /tmp/life && power_state_is "$1" && rmmod nvgrace_gpu || { cat /tmp/life; return 1; }
+}
+
 export BDF REGIONS RESET
 hopper=$(bdf_of GP00) blackwell=$(bdf_of GP01) bare=$(bdf_of GP02)
 hopper_regions="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
@@ -143,6 +161,9 @@ ok unbound_under_load unbound_under_load
 ok rebind binds "$hopper"
 ok unload rmmod nvgrace_gpu
 ok claims_are_gone claims_are_gone 7
+BDF=$hopper REGIONS=$hopper_regions RESET=flr
+ok idle_in_d3 idle_is suspended
+ok disable_idle_d3 idle_is active disable_idle_d3=1
 ok log log_is_clean 'not ready after 30 s: .*' \
 	'BAR0\+0x1498 \(C2C link\) reads 0x13, a failure code: .*' \
 	'No device request channel registered, blocked until released by user' \
