@@ -12,6 +12,7 @@
 /*
  * Lock order, outermost first:
  *
+ *	power_lock		Over a write of the power state, user copy included.
  *	mmap_lock, VMA lock	mm's; held in faults. Reads and writes of a region must
  *				not touch the user's memory below this line.
  *	  core.memory_lock	vfio_pci_core's. For write: the resets, moves to D3 and
@@ -28,6 +29,7 @@
 #define NVGRACE_GPU_H
 
 #include <linux/atomic.h>
+#include <linux/mutex.h>
 #include <linux/rwsem.h>
 #include <linux/sizes.h>
 #include <linux/spinlock.h>
@@ -159,6 +161,8 @@ struct nvgrace_gpu_poison {
  * @nr_regions: entries in @regions; 0 where firmware names no memory, and then
  *	the device behaves as it does under vfio-pci
  * @bar_lock: guards @regions[].bar_value
+ * @power_lock: serializes what the VFIO user writes to the power state, with the
+ *	revokes around it
  * @gate: may the memory be used now?
  * @link_reset: AER has reset the link, or is about to; AER's callbacks alone use it,
  *	which the device lock serializes
@@ -170,6 +174,7 @@ struct nvgrace_gpu_device {
 	struct nvgrace_gpu_region regions[NVGRACE_GPU_MAX_REGIONS];
 	unsigned int nr_regions;
 	spinlock_t bar_lock;	/* guards regions[].bar_value */
+	struct mutex power_lock;	/* writes of the power state */
 	struct nvgrace_gpu_gate gate;
 	bool link_reset;
 	struct nvgrace_gpu_poison poison;
@@ -259,6 +264,9 @@ ssize_t nvgrace_gpu_core_read(struct nvgrace_gpu_device *nvdev,
 ssize_t nvgrace_gpu_core_write(struct nvgrace_gpu_device *nvdev,
 			       const char __user *buf, size_t count,
 			       loff_t *ppos);
+bool nvgrace_gpu_is_present(struct pci_dev *pdev);
+int nvgrace_gpu_judge(struct pci_dev *pdev,
+		      const struct nvgrace_gpu_status *status);
 int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 			    struct nvgrace_gpu_status *status);
 u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);

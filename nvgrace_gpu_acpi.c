@@ -25,14 +25,6 @@ static int read_property(struct device *dev, const char *name, u64 *value)
 	return 0;
 }
 
-static int only_one(struct device *dev, const char *name, const char *other,
-		    u64 value)
-{
-	return dev_err_probe(dev, -EINVAL,
-			     "%s: missing, although %s is there: 0x%llx\n",
-			     name, other, value);
-}
-
 static int check_page_aligned(struct device *dev, const char *name, u64 value)
 {
 	if (PAGE_ALIGNED(value))
@@ -104,8 +96,8 @@ static int check_range(struct device *dev, u64 base, u64 size)
  *
  * Context: Process context, may sleep.
  * Return: 0; -ENOENT if neither property is there (the bare-metal presentation,
- * no error); -EINVAL if only one is there, or a value is not page-aligned;
- * -ENOLINK if the size is 0; -EOVERFLOW if the range wraps or lies beyond what
+ * no error); -EINVAL if the base is missing, or a value is not page-aligned;
+ * -ENOLINK if the size is missing or 0; -EOVERFLOW if the range wraps or lies beyond what
  * can be addressed; -EBUSY if it overlaps System RAM; or what
  * device_property_read_u64() says of a value that is not a u64.
  */
@@ -130,12 +122,14 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range)
 			return ret;
 	}
 
+	/* Firmware leaves the size out, or says 0, if the link did not come up. */
 	if (!has_size)
-		return only_one(dev, NVGRACE_GPU_PROP_SIZE, NVGRACE_GPU_PROP_BASE,
-				base);
+		return bad_value(dev, -ENOLINK, NVGRACE_GPU_PROP_BASE, base,
+				 "without " NVGRACE_GPU_PROP_SIZE
+				 " means that the C2C link to the GPU did not come up");
 	if (!has_base)
-		return only_one(dev, NVGRACE_GPU_PROP_BASE, NVGRACE_GPU_PROP_SIZE,
-				size);
+		return bad_value(dev, -EINVAL, NVGRACE_GPU_PROP_SIZE, size,
+				 "without " NVGRACE_GPU_PROP_BASE);
 
 	ret = check_range(dev, base, size);
 	if (ret)

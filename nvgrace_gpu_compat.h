@@ -7,21 +7,9 @@
 #ifndef NVGRACE_GPU_COMPAT_H
 #define NVGRACE_GPU_COMPAT_H
 
-#include <linux/compiler.h>
 #include <linux/mm.h>
 #include <linux/uaccess.h>
 #include <linux/vfio_pci_core.h>
-
-/* Did VFIO put the device in runtime suspend? Can be read without memory_lock. */
-static inline bool nvgrace_gpu_pm_runtime_engaged(struct vfio_pci_core_device *core)
-{
-#ifdef NVGRACE_GPU_HAVE_PM_RUNTIME_ENGAGED
-	return READ_ONCE(core->pm_runtime_engaged);
-#else
-	/* READ_ONCE() does not take a bit-field, which has no address. */
-	return data_race(!!core->pm_runtime_engaged);
-#endif
-}
 
 /* Huge entries take a plain pfn; they took a pfn_t. */
 #ifdef NVGRACE_GPU_HAVE_PFN

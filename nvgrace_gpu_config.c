@@ -11,6 +11,7 @@
  */
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
+#include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/uaccess.h>
 
@@ -182,20 +183,35 @@ static int write_piece(struct nvgrace_gpu_device *nvdev,
 	return 0;
 }
 
-/*
- * A GPU that comes out of D3 may have to train its link and memory again. That is
- * noted on the way in, too: on the way out there would be a moment without.
- */
+/* Does the access touch the register that moves the device to D3 and back? */
+static bool touches_power_state(const struct pci_dev *pdev, u64 pos, size_t count)
+{
+	unsigned int pmcsr = pdev->pm_cap + PCI_PM_CTRL;
+
+	return pdev->pm_cap && pos < pmcsr + sizeof(u16) && pos + count > pmcsr;
+}
+
 static ssize_t write_core(struct nvgrace_gpu_device *nvdev,
 			  const char __user *buf, size_t count, loff_t *ppos)
 {
-	const pci_power_t *state = &nvdev->core.pdev->current_state;
-	pci_power_t before = READ_ONCE(*state);
+	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
 	ssize_t ret;
 
+	if (!touches_power_state(nvdev->core.pdev, pos, count))
+		return nvgrace_gpu_core_write(nvdev, buf, count, ppos);
+
+	/*
+	 * A GPU that comes out of D3 may have to train. On the way out, what counts
+	 * is the call before: the first access in D0 must find the gate closed, and
+	 * all of the time to train left. On the way in it is the call after: until
+	 * then the registers may be found ready once more. One write at a time, lest
+	 * two threads' moves mix those up.
+	 */
+	mutex_lock(&nvdev->power_lock);
+	nvgrace_gpu_gate_retrain(nvdev);
 	ret = nvgrace_gpu_core_write(nvdev, buf, count, ppos);
-	if (before != PCI_D0 || READ_ONCE(*state) != PCI_D0)
-		nvgrace_gpu_gate_retrain(nvdev);
+	nvgrace_gpu_gate_retrain(nvdev);
+	mutex_unlock(&nvdev->power_lock);
 	return ret;
 }
 
@@ -208,7 +224,7 @@ static ssize_t write_core(struct nvgrace_gpu_device *nvdev,
  *
  * Each emulated register takes the bytes that are its own, vfio_pci_core the rest.
  *
- * Context: Process context, no locks held; takes bar_lock and ready_lock.
+ * Context: Process context, no locks held; takes bar_lock, power_lock, ready_lock.
  * Return: bytes written; -EFAULT if @buf is bad or a part of the access is beyond
  * config space; or as vfio_pci_core_write().
  */

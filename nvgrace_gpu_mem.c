@@ -122,12 +122,16 @@ int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
 					     (u64)region->base + region->backed - 1);
 	}
 
-	for (region = nvdev->regions; region < end; region++)
-		pci_info(pdev,
-			 "%s [mem %#llx-%#llx] is BAR%u, backed %#llx bar_size %#llx\n",
+	for (region = nvdev->regions; region < end; region++) {
+		bool default_bar = region->cacheable &&
+				   region->index == VFIO_PCI_BAR2_REGION_INDEX;
+
+		pci_info(pdev, "%s [mem %#llx-%#llx] is BAR%u, backed %#llx bar_size %#llx%s\n",
 			 region->name, (u64)region->base,
 			 (u64)region->base + region->backed - 1, region->index,
-			 (u64)region->backed, region->bar_size);
+			 (u64)region->backed, region->bar_size,
+			 default_bar ? "; NVIDIA's guest driver needs usemem_bar=4" : "");
+	}
 	return 0;
 }
 

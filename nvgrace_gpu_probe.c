@@ -59,13 +59,6 @@ static inline void __iomem *get_iomap(struct vfio_pci_core_device *core)
 	return vfio_pci_core_get_iomap(core, 0);
 }
 
-/* A bit-field has no address, and READ_ONCE() needs one. */
-#line 1 "pm_runtime_engaged"
-static inline bool *pm_runtime_engaged(struct vfio_pci_core_device *core)
-{
-	return &core->pm_runtime_engaged;
-}
-
 /* Huge entries take a plain pfn, not a pfn_t. */
 #line 1 "pfn"
 static inline vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn)

@@ -25,10 +25,14 @@
 #define DVSEC_MEMORY_FLAGS	0xA
 #define DVSEC_MEMORY_NO_DEFECT	BIT(0)
 
-/* Registers in BAR0, 32 bits each, and what both read when the GPU is ready. */
+/*
+ * Registers in BAR0, 32 bits each, and what both read when the GPU is ready. The link
+ * reads 0 before it has started to train; any other value is a failure code.
+ */
 #define BAR0_C2C_LINK		0x1498
 #define BAR0_HBM_TRAINING	0x200BC
 #define BAR0_READY		0xFF
+#define BAR0_NOT_STARTED	0
 
 /*
  * How long training may take, and how long a reset: the PCI core itself waits up to
@@ -89,22 +93,51 @@ int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev)
 	return !(flags & DVSEC_MEMORY_NO_DEFECT);
 }
 
-/* 0: ready. -EAGAIN: not yet. -ENODEV: nothing answers, and nothing will. */
+/**
+ * nvgrace_gpu_is_present() - does config space answer?
+ * @pdev: the GPU
+ *
+ * Context: Process context.
+ * Return: false if the GPU is off the bus.
+ */
+VISIBLE_IF_KUNIT bool nvgrace_gpu_is_present(struct pci_dev *pdev)
+{
+	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_is_present, pdev);
+
+	return pci_device_is_present(pdev);
+}
+
+/**
+ * nvgrace_gpu_judge() - what the registers say of readiness
+ * @pdev: the GPU
+ * @status: what they read
+ *
+ * Context: Process context.
+ * Return: 0 if the memory is ready; -EAGAIN if not yet; -ENOLINK if the link failed,
+ * which no wait mends; -ENODEV if the GPU is gone.
+ */
+VISIBLE_IF_KUNIT int nvgrace_gpu_judge(struct pci_dev *pdev,
+				       const struct nvgrace_gpu_status *status)
+{
+	if (status->link == BAR0_READY && status->memory == BAR0_READY)
+		return 0;
+
+	if (PCI_POSSIBLE_ERROR(status->link) || PCI_POSSIBLE_ERROR(status->memory))
+		return nvgrace_gpu_is_present(pdev) ? -EAGAIN : -ENODEV;
+
+	if (status->link != BAR0_READY && status->link != BAR0_NOT_STARTED)
+		return -ENOLINK;
+
+	return -EAGAIN;
+}
+
 static int read_registers(struct pci_dev *pdev, void __iomem *bar0,
 			  struct nvgrace_gpu_status *status)
 {
 	status->link = ioread32(bar0 + BAR0_C2C_LINK);
 	status->memory = ioread32(bar0 + BAR0_HBM_TRAINING);
 
-	if (status->link == BAR0_READY && status->memory == BAR0_READY)
-		return 0;
-
-	if ((PCI_POSSIBLE_ERROR(status->link) ||
-	     PCI_POSSIBLE_ERROR(status->memory)) &&
-	    !pci_device_is_present(pdev))
-		return -ENODEV;
-
-	return -EAGAIN;
+	return nvgrace_gpu_judge(pdev, status);
 }
 
 /*
@@ -146,6 +179,10 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 		if (ret == -ENODEV)
 			return dev_err_probe(&pdev->dev, ret,
 					     "BAR0 and config space read all ones: the GPU is gone\n");
+		if (ret == -ENOLINK)
+			return dev_err_probe(&pdev->dev, ret,
+					     "BAR0+0x%x (C2C link) reads 0x%x, a failure code: the link did not come up\n",
+					     BAR0_C2C_LINK, status.link);
 		if (ret != -EAGAIN)
 			return ret;
 		ret = sleep_before_poll(TASK_KILLABLE, &ms);
@@ -168,10 +205,10 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
  *
  * Context: Process context, sleeps for 30 s at most; ends early if the task is
  * killed. The PCI core may probe in a worker, and does for a device of a NUMA node
- * with CPUs: then whoever binds the device can't be seen to be killed, and waits.
- * Return: 0; -ETIME if it does not get ready; -ENODEV if it does not answer, or has
- * no BAR0 with the registers; -EINTR if the task was killed; or what the PCI core
- * says when it enables the device. All but -EINTR are logged.
+ * with CPUs: then killing the task that binds the device does not end the wait.
+ * Return: 0; -ETIME if it does not get ready; -ENOLINK if its link failed; -ENODEV if
+ * it does not answer, or has no BAR0 with the registers; -EINTR if the task was killed;
+ * or what the PCI core says when it enables the device. All but -EINTR are logged.
  */
 int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev)
 {
@@ -283,8 +320,8 @@ void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev)
  * Context: Process context; memory_lock keeps PCI_COMMAND and the power state from
  * being changed, ready_lock keeps resets out.
  * Return: 0 if they do; -EAGAIN if not yet; -EIO if BAR0 cannot be read now, because
- * of PCI_COMMAND or a reset after which only the VMM can restore the BARs; -ENODEV if
- * the GPU is gone.
+ * of PCI_COMMAND or a reset after which only the VMM can restore the BARs; -ENOLINK if
+ * the C2C link holds a failure code; -ENODEV if the GPU is gone.
  */
 VISIBLE_IF_KUNIT int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 					     struct nvgrace_gpu_status *status)
@@ -336,6 +373,10 @@ static int poll_ready(struct nvgrace_gpu_device *nvdev)
 		WRITE_ONCE(nvdev->gate.ready, NVGRACE_GPU_READY);
 		return 0;
 	}
+	if (ret == -ENOLINK)
+		dev_err_ratelimited(&nvdev->core.pdev->dev,
+				    "BAR0+0x%x (C2C link) reads 0x%x, a failure code: only a reset can mend that\n",
+				    BAR0_C2C_LINK, status.link);
 	if (ret != -EAGAIN)
 		return -EIO;
 	if (!late)

@@ -25,19 +25,28 @@ bind() {
 	return $rc
 }
 
-binds_late() {
+probe_waits() {
 	knob "$1" ready 0
 	{ sleep 2; knob "$1" ready 1; } &
 	bind "$1" && [ $took -ge 1000 ] && unbind_gpu "$1"
 }
 
 # What one of them says is not enough, and the message tells which.
-binds_not() {
+probe_times_out() {
 	knob "$1" ready 1
 	knob "$1" hbm_training 0x7f
 	dmesg -c > /dev/null
 	! bind "$1" && [ $took -ge 29000 ] || return 1
 	dmesg | grep -F 'not ready after 30 s: BAR0+0x1498 (C2C link) reads 0xff, BAR0+0x200bc (HBM training) reads 0x7f, both should be 0xff'
+}
+
+# No wait mends a link that failed.
+link_failed() {
+	knob "$1" ready 1
+	knob "$1" c2c_link 0x13
+	dmesg -c > /dev/null
+	! bind "$1" && [ $took -lt 10000 ] || return 1
+	dmesg | grep -F 'BAR0+0x1498 (C2C link) reads 0x13, a failure code: the link did not come up'
 }
 
 killed_while_binding() {
@@ -105,6 +114,24 @@ unbound_under_load() {
 	grep -F 'ok 1 gpu.guest_flr.storm' /tmp/storm && [ ! -e "$dev/$hopper/driver" ] && claims_are_gone 700
 }
 
+# power_state_is STATE: of the bound GPU that nobody uses, by runtime PM.
+power_state_is() {
+	for _ in $(seq 50); do
+		sleep 0.1
+		status=$(cat "$dev/$BDF/power/runtime_status")
+		[ "$status" != "$1" ] || [ "$1" = active ] || return 0
+	done
+	echo "$status"
+	[ "$status" = "$1" ]
+}
+
+# idle_is STATE [PARAMETER]: before it was open, and after.
+idle_is() {
+	# shellcheck disable=SC2086
+	insmod /modules/nvgrace_gpu.ko $2 && knob "$BDF" ready 1 && bind "$BDF" && power_state_is "$1" &&
+		life -r power.runtime_suspend > /tmp/life && power_state_is "$1" && rmmod nvgrace_gpu || { cat /tmp/life; return 1; }
+}
+
 export BDF REGIONS RESET
 hopper=$(bdf_of GP00) blackwell=$(bdf_of GP01) bare=$(bdf_of GP02)
 hopper_regions="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
@@ -112,8 +139,9 @@ blackwell_regions="4:$((4 * gib + gib / 2)):$((8 * gib)) 2:$gib:$gib"
 dmesg -c > /dev/null
 
 ok load insmod /modules/nvgrace_gpu.ko
-ok probe.ready_late binds_late "$blackwell"
-ok probe.never_ready binds_not "$blackwell"
+ok probe.waits probe_waits "$blackwell"
+ok probe.times_out probe_times_out "$blackwell"
+ok probe.link_failed link_failed "$blackwell"
 ok probe.killed killed_while_binding "$blackwell"
 ok probe.gone gone_at_probe "$blackwell"
 ok probe.without_memory not_waited_for "$bare"
@@ -121,7 +149,11 @@ ok probe.nothing_claimed claims_are_gone 7
 dmesg -c > /dev/null
 ok probe.ready binds "$hopper"
 ok probe.ready_blackwell binds "$blackwell"
-ok debugfs.regions debugfs_regions
+if [ -e /sys/kernel/debug/vfio ]; then
+	ok debugfs.regions debugfs_regions
+else
+	skip debugfs.regions 'the kernel has no VFIO_DEBUGFS'
+fi
 BDF=$hopper REGIONS=$hopper_regions RESET=flr
 nested hopper life
 BDF=$blackwell REGIONS=$blackwell_regions RESET=bus
@@ -133,7 +165,12 @@ ok unbound_under_load unbound_under_load
 ok rebind binds "$hopper"
 ok unload rmmod nvgrace_gpu
 ok claims_are_gone claims_are_gone 7
+BDF=$hopper REGIONS=$hopper_regions RESET=flr
+ok idle_in_d3 idle_is suspended
+ok disable_idle_d3 idle_is active disable_idle_d3=1
 ok log log_is_clean 'not ready after 30 s: .*' \
+	'BAR0\+0x1498 \(C2C link\) reads 0x13, a failure code: .*' \
+	'vfio_bar_restore: reset recovery - restoring BARs' \
 	'No device request channel registered, blocked until released by user' \
 	'AER: PCIe Bus Error: severity=Uncorrectable \(Fatal\).*'
 finish

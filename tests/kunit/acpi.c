@@ -92,7 +92,8 @@ struct base_case {
 
 /*
  * A value of the wrong type comes first, then one that is missing, size 0,
- * alignment, wrap-around. With base 0 System RAM may be in the way: below.
+ * alignment, wrap-around. Without a size the link is down, as with size 0. With
+ * base 0 System RAM may be in the way: below.
  */
 #define NONE	(-ENOENT)
 #define INV	(-EINVAL)
@@ -103,19 +104,19 @@ static const struct base_case base_cases[] = {
 	{ "absent", ABSENT,
 	  { NONE, INV, INV, INV, INV, INV, INV, INV, OVER, INV } },
 	{ "1", ONE,
-	  { INV, LINK, INV, INV, INV, INV, INV, INV, OVER, INV } },
+	  { LINK, LINK, INV, INV, INV, INV, INV, INV, OVER, INV } },
 	{ "good", GOOD,
-	  { INV, LINK, INV, 0, 0, INV, OVER, INV, OVER, INV } },
+	  { LINK, LINK, INV, 0, 0, INV, OVER, INV, OVER, INV } },
 	{ "a byte off", A_BYTE_OFF,
-	  { INV, LINK, INV, INV, INV, INV, INV, INV, OVER, INV } },
+	  { LINK, LINK, INV, INV, INV, INV, INV, INV, OVER, INV } },
 	{ "the last page", LAST,
-	  { INV, LINK, INV, OVER, OVER, INV, OVER, INV, OVER, INV } },
+	  { LINK, LINK, INV, OVER, OVER, INV, OVER, INV, OVER, INV } },
 	{ "the largest u64", MAX,
-	  { INV, LINK, INV, INV, INV, INV, INV, INV, OVER, INV } },
+	  { LINK, LINK, INV, INV, INV, INV, INV, INV, OVER, INV } },
 	{ "u32", U32,
 	  { OVER, OVER, OVER, OVER, OVER, OVER, OVER, OVER, OVER, OVER } },
 	{ "string", STRING,
-	  { INV, LINK, INV, INV, INV, INV, INV, INV, OVER, INV } },
+	  { LINK, LINK, INV, INV, INV, INV, INV, INV, OVER, INV } },
 };
 
 KUNIT_ARRAY_PARAM_DESC(base, base_cases, name);

@@ -9,6 +9,7 @@
  */
 #include <kunit/static_stub.h>
 #include <kunit/test.h>
+#include <linux/jiffies.h>
 #include <linux/mman.h>
 #include <linux/prandom.h>
 #include <linux/uaccess.h>
@@ -52,6 +53,9 @@ struct config {
 	struct pci_dev pdev;
 	u8 own[CONFIG_SIZE];
 	u8 __user *user;
+	/* What the last write to OWN found. */
+	enum nvgrace_gpu_ready_state ready;
+	bool locked;
 
 	/* The model */
 	u8 bytes[CONFIG_SIZE];
@@ -76,6 +80,11 @@ static ssize_t fake_core_write(struct nvgrace_gpu_device *nvdev,
 {
 	struct config *config = container_of(nvdev, struct config, nvdev);
 	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
+
+	config->locked = mutex_is_locked(&nvdev->power_lock);
+	config->ready = nvdev->gate.ready;
+	/* Another thread finds the registers ready now, before it moves to D3. */
+	nvdev->gate.ready = NVGRACE_GPU_READY;
 
 	if (count > CONFIG_SIZE || pos > CONFIG_SIZE - count ||
 	    copy_from_user(config->own + pos, buf, count))
@@ -158,6 +167,8 @@ static struct config *new_config(struct kunit *test)
 						  MAP_ANONYMOUS | MAP_PRIVATE, 0);
 	KUNIT_ASSERT_NE(test, 0, (unsigned long)config->user);
 	spin_lock_init(&config->nvdev.bar_lock);
+	mutex_init(&config->nvdev.power_lock);
+	nvgrace_gpu_gate_init(&config->nvdev);
 	config->pdev.cfg_size = CONFIG_SIZE;
 	config->nvdev.core.pdev = &config->pdev;
 	kunit_activate_static_stub(test, nvgrace_gpu_core_read, fake_core_read);
@@ -325,6 +336,62 @@ static void beyond_config_space(struct kunit *test)
 	expect_read(test, config, 0, CONFIG_SIZE);
 }
 
+/* Where the tests of the power state have that capability; beside the BARs. */
+#define PM_CAP		0x30
+#define PMCSR		(PM_CAP + PCI_PM_CTRL)
+
+struct power_write {
+	const char *name;
+	u64 pos;
+	size_t count;
+	bool touches;
+};
+
+static const struct power_write power_writes[] = {
+	{ "low byte", PMCSR, 1, true },
+	{ "high byte", PMCSR + 1, 1, true },
+	{ "word", PMCSR, 2, true },
+	{ "capability", PM_CAP, 8, true },
+	{ "all of config space", 0, CONFIG_SIZE, true },
+	{ "byte before", PMCSR - 1, 1, false },
+	{ "byte behind", PMCSR + 2, 1, false },
+	{ "up to it", 0, PMCSR, false },
+	{ "from behind it", PMCSR + 2, CONFIG_SIZE - PMCSR - 2, false },
+};
+
+/* D3 and D0 take readiness away, before and after the write, one write at a time. */
+static void power_state_is_written(struct kunit *test)
+{
+	struct config *config = new_config(test);
+	struct nvgrace_gpu_gate *gate = &config->nvdev.gate;
+	int i;
+
+	config->pdev.pm_cap = PM_CAP;
+	for (i = 0; i < ARRAY_SIZE(power_writes); i++) {
+		const struct power_write *w = &power_writes[i];
+		enum nvgrace_gpu_ready_state want = w->touches ? NVGRACE_GPU_TRAINING :
+								 NVGRACE_GPU_READY;
+
+		gate->ready = NVGRACE_GPU_READY;
+		gate->deadline = jiffies - 1;
+		KUNIT_EXPECT_EQ_MSG(test, w->count,
+				    config_access(test, config, w->pos, w->count, true),
+				    "%s", w->name);
+		KUNIT_EXPECT_EQ_MSG(test, config->locked, w->touches, "%s", w->name);
+		KUNIT_EXPECT_EQ_MSG(test, config->ready, want, "%s", w->name);
+		KUNIT_EXPECT_EQ_MSG(test, gate->ready, want, "%s", w->name);
+		KUNIT_EXPECT_EQ_MSG(test, time_after(gate->deadline, jiffies), w->touches,
+				    "%s", w->name);
+		KUNIT_EXPECT_FALSE(test, mutex_is_locked(&config->nvdev.power_lock));
+	}
+
+	/* Without the capability there is no such register. */
+	config->pdev.pm_cap = 0;
+	gate->ready = NVGRACE_GPU_READY;
+	KUNIT_EXPECT_EQ(test, 8, config_access(test, config, 0, 8, true));
+	KUNIT_EXPECT_EQ(test, gate->ready, NVGRACE_GPU_READY);
+}
+
 /* A bad buffer is -EFAULT, in the emulated registers and beside them. */
 static void bad_buffer(struct kunit *test)
 {
@@ -346,6 +413,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(reset, layout_gen_params),
 	KUNIT_CASE_PARAM(beyond_config_space, layout_gen_params),
 	KUNIT_CASE_PARAM(bad_buffer, layout_gen_params),
+	KUNIT_CASE_PARAM(power_state_is_written, layout_gen_params),
 	{}
 };
 

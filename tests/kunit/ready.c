@@ -70,6 +70,51 @@ static void carve_out_by_dvsec(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_needs_carve_out(&gpu->pdev), c->ret);
 }
 
+/* ---- What the registers say ---- */
+
+struct status_case {
+	const char *name;
+	u32 link, memory;
+	bool present;
+	int ret;
+};
+
+static const struct status_case status_cases[] = {
+	{ "ready", 0xff, 0xff, true, 0 },
+	{ "neither", 0, 0, true, -EAGAIN },
+	{ "link only", 0xff, 0, true, -EAGAIN },
+	{ "memory only", 0, 0xff, true, -EAGAIN },
+	/* The memory has no failure codes. */
+	{ "memory reads something else", 0xff, 0x7f, true, -EAGAIN },
+	{ "link reads a failure code", 0x1, 0, true, -ENOLINK },
+	{ "link reads a failure code, memory ready", 0x7f, 0xff, true, -ENOLINK },
+	{ "link reads more than 0xff", 0x1ff, 0xff, true, -ENOLINK },
+	/* All ones may be a device that is just coming out of reset. */
+	{ "all ones", U32_MAX, U32_MAX, true, -EAGAIN },
+	{ "all ones, gone", U32_MAX, U32_MAX, false, -ENODEV },
+	{ "link reads all ones, memory ready", U32_MAX, 0xff, true, -EAGAIN },
+};
+
+KUNIT_ARRAY_PARAM_DESC(status, status_cases, name);
+
+static bool is_present(struct pci_dev *pdev)
+{
+	const struct status_case *c = kunit_get_current_test()->param_value;
+
+	return c->present;
+}
+
+static void status_by_registers(struct kunit *test)
+{
+	const struct status_case *c = test->param_value;
+	struct nvgrace_gpu_status status = { .link = c->link, .memory = c->memory };
+	struct fake_gpu *gpu = kunit_kzalloc(test, sizeof(*gpu), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, gpu);
+	kunit_activate_static_stub(test, nvgrace_gpu_is_present, is_present);
+	KUNIT_EXPECT_EQ(test, nvgrace_gpu_judge(&gpu->pdev, &status), c->ret);
+}
+
 /* ---- The gate ---- */
 
 struct gate_gpu {
@@ -156,6 +201,7 @@ static const struct enter_case enter_cases[] = {
 	{ "BAR0 cannot be read", NVGRACE_GPU_TRAINING, -EIO, false, -EIO,
 	  NVGRACE_GPU_TRAINING, 1 },
 	{ "gone", NVGRACE_GPU_TRAINING, -ENODEV, false, -EIO, NVGRACE_GPU_TRAINING, 1 },
+	{ "link failed", NVGRACE_GPU_TRAINING, -ENOLINK, false, -EIO, NVGRACE_GPU_TRAINING, 1 },
 	/* What the registers read before the reset means nothing after it. */
 	{ "in reset", NVGRACE_GPU_RESETTING, 0, false, -EAGAIN, NVGRACE_GPU_RESETTING, 0 },
 	{ "in reset for ever", NVGRACE_GPU_RESETTING, -EAGAIN, true, -EIO,
@@ -336,6 +382,7 @@ static void wait_ends_with_a_signal(struct kunit *test)
 
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(carve_out_by_dvsec, dvsec_gen_params),
+	KUNIT_CASE_PARAM(status_by_registers, status_gen_params),
 	KUNIT_CASE_PARAM(enter_by_state, enter_gen_params),
 	KUNIT_CASE_PARAM(enter_by_power_state, power_gen_params),
 	KUNIT_CASE_PARAM(retrain_after_d3, retrain_gen_params),

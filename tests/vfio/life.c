@@ -297,6 +297,30 @@ TEST_F(gpu, address_space_is_not_locked)
 	EXPECT_EQ(0, t.result);
 }
 
+/* Nor is a link that failed: the register holds the code, and only a reset helps. */
+TEST_F(gpu, link_failed)
+{
+	uint64_t value;
+	long start;
+
+	if (!can_reset(variant))
+		SKIP(return, "the bus of this GPU is not reset");
+
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	ASSERT_EQ(0, variant->reset(&self->v));
+	ASSERT_TRUE(set_knob("c2c_link", 0x13));
+	start = now_ms();
+	EXPECT_EQ(-1, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(SIGBUS, touch(self->map, false));
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
+
+	ASSERT_TRUE(set_knob("ready_ms", 0));
+	ASSERT_EQ(0, variant->reset(&self->v));
+	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
+	EXPECT_EQ(0, touch(self->map, false));
+}
+
 /* A GPU that is off the bus is not waited for. */
 TEST_F(gpu, gone_while_waiting)
 {
@@ -481,7 +505,7 @@ TEST_F(power, runtime_suspend)
 	ASSERT_TRUE(wait_until(knob("power_state") == 3, 20000));
 	EXPECT_EQ(SIGBUS, touch(self->map, false));
 
-	/* Awake, it trains, each time anew. */
+	/* Awake, it trains, each time again. */
 	ASSERT_TRUE(set_knob("ready", 0));
 	start = now_ms();
 	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
@@ -490,6 +514,8 @@ TEST_F(power, runtime_suspend)
 	EXPECT_EQ(VALUE, value);
 	pthread_join(thread, NULL);
 
+	/* Asleep again, or it does not have to. */
+	ASSERT_TRUE(wait_until(knob("power_state") == 3, 20000));
 	entry.hdr.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
 	ASSERT_TRUE(set_knob("ready", 0));
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &entry));
@@ -528,13 +554,11 @@ TEST_F_TIMEOUT(power, training_after_long_sleep, 90)
 	pthread_join(thread, NULL);
 }
 
-static bool write_sysfs(const char *path, const char *text)
+static int write_to_file(void *map)
 {
-	int fd = open(path, O_WRONLY);
-	bool ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+	int fd = open("/tmp/suspend", O_RDWR | O_CREAT, 0600);
 
-	close(fd);
-	return ok;
+	return write(fd, map, 8) == 8 ? 0 : errno;
 }
 
 /*
@@ -543,20 +567,20 @@ static bool write_sysfs(const char *path, const char *text)
  */
 TEST_F_TIMEOUT(power, host_suspend, 90)
 {
+	struct access read = { .how = ACCESS_READ, .fd = self->fd, .off = self->usemem };
 	pid_t waiting[2];
 	pthread_t thread;
-	uint64_t value;
-	int i, status;
 	long start;
+	int i;
 
-	if (!write_sysfs("/sys/power/pm_test", "devices"))
+	if (write_file("/sys/power/pm_test", "devices"))
 		SKIP(return, "this kernel cannot test suspend");
 
 	ASSERT_EQ(0, touch(self->map, true));
 	ASSERT_TRUE(set_knob("ready", 0));
 	/* The driver does not read the registers again. */
 	ASSERT_EQ(0, touch(self->map, false));
-	ASSERT_TRUE(write_sysfs("/sys/power/state", "freeze"));
+	ASSERT_EQ(0, write_file("/sys/power/state", "freeze"));
 	start = now_ms();
 	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
 	EXPECT_EQ(0, touch(self->map, false));
@@ -566,26 +590,16 @@ TEST_F_TIMEOUT(power, host_suspend, 90)
 	/* A read of the region is interruptible; a write to a file from it is not. */
 	ASSERT_TRUE(set_knob("ready_ms", -1));
 	ASSERT_EQ(0, reset_function(&self->v));
-	for (i = 0; i < 2; i++) {
-		waiting[i] = fork();
-		if (!waiting[i]) {
-			int file = open("/tmp/suspend", O_RDWR | O_CREAT, 0600);
-
-			if (i)
-				_exit(write(file, self->map, 8) == 8 ? 0 : errno);
-			_exit(pread(self->fd, &value, 8, self->usemem) == 8 ? 0 : errno);
-		}
-	}
-	usleep(500000);
-	EXPECT_TRUE(write_sysfs("/sys/power/state", "freeze"));
 	for (i = 0; i < 2; i++)
-		EXPECT_EQ(0, waitpid(waiting[i], NULL, WNOHANG));
+		waiting[i] = start_child(i ? write_to_file : do_access, i ? self->map : &read);
+	usleep(500000);
+	EXPECT_EQ(0, write_file("/sys/power/state", "freeze"));
+	for (i = 0; i < 2; i++)
+		EXPECT_TRUE(child_runs(waiting[i]));
 	ASSERT_TRUE(set_knob("ready", 1));
-	for (i = 0; i < 2; i++) {
-		ASSERT_EQ(waiting[i], waitpid(waiting[i], &status, 0));
-		EXPECT_EQ(0, status);
-	}
-	write_sysfs("/sys/power/pm_test", "none");
+	for (i = 0; i < 2; i++)
+		EXPECT_EQ(0, end_of_child(waiting[i]));
+	write_file("/sys/power/pm_test", "none");
 }
 
 static sigjmp_buf on_alarm;
