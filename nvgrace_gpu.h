@@ -213,6 +213,7 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 		      unsigned int usemem_bar,
 		      struct nvgrace_gpu_region *regions);
 int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_log_regions(const struct nvgrace_gpu_device *nvdev);
 struct nvgrace_gpu_region *
 nvgrace_gpu_find_region(struct nvgrace_gpu_device *nvdev, unsigned int index);
 bool nvgrace_gpu_clip(const struct nvgrace_gpu_region *region, u64 pos,

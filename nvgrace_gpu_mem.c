@@ -101,7 +101,7 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
  * nvgrace_gpu_claim_regions() - keep everybody else off the memory
  * @nvdev: the device, which is being bound
  *
- * The claim ends when the device is unbound. Both outcomes are logged.
+ * The claim ends when the device is unbound. A failure is logged.
  *
  * Context: Process context, may sleep.
  * Return: 0; -EBUSY if a part of a region is claimed already.
@@ -121,18 +121,31 @@ int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
 					     region->name, (u64)region->base,
 					     (u64)region->base + region->backed - 1);
 	}
+	return 0;
+}
+
+/**
+ * nvgrace_gpu_log_regions() - log where the regions are and which BARs show them
+ * @nvdev: the device, bound
+ *
+ * Context: Any.
+ */
+void nvgrace_gpu_log_regions(const struct nvgrace_gpu_device *nvdev)
+{
+	const struct nvgrace_gpu_region *end = nvdev->regions + nvdev->nr_regions;
+	const struct nvgrace_gpu_region *region;
 
 	for (region = nvdev->regions; region < end; region++) {
 		bool default_bar = region->cacheable &&
 				   region->index == VFIO_PCI_BAR2_REGION_INDEX;
 
-		pci_info(pdev, "%s [mem %#llx-%#llx] is BAR%u, backed %#llx bar_size %#llx%s\n",
+		pci_info(nvdev->core.pdev,
+			 "%s [mem %#llx-%#llx] is BAR%u, backed %#llx bar_size %#llx%s\n",
 			 region->name, (u64)region->base,
 			 (u64)region->base + region->backed - 1, region->index,
 			 (u64)region->backed, region->bar_size,
 			 default_bar ? "; NVIDIA's guest driver needs usemem_bar=4" : "");
 	}
-	return 0;
 }
 
 /**
