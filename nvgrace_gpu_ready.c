@@ -439,8 +439,8 @@ static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
  * Context: Process context, may sleep, but not for the GPU. On success memory_lock
  * and ready_lock are held for read, so nothing that takes mmap_lock may be called.
  * Return: 0; -EAGAIN if the caller should nvgrace_gpu_gate_wait(); -EIO if the GPU is
- * asleep, gone, or not ready in time, or if its registers cannot be read; -ERESTARTSYS if a signal came and
- * is allowed to end the wait; else -EINTR if the task was killed.
+ * asleep, gone, or not ready in time, or if its registers cannot be read; -ERESTARTSYS
+ * if any signal may end the wait and one came; else -EINTR if the task was killed.
  */
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
