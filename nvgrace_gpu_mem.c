@@ -420,26 +420,10 @@ out_free:
 	return count;
 }
 
-/**
- * nvgrace_gpu_block_fits() - can a block be mapped by one huge entry?
- * @start: where the VMA begins
- * @end: where it ends, exclusive
- * @block: user address that the block begins at, a multiple of @size
- * @phys: host physical address that it is to map
- * @size: bytes in the block, a power of two
- *
- * Context: Any.
- * Return: does the block lie wholly in the VMA, its memory aligned as it is?
+/*
+ * vfio_pci_core has such a function on newer kernels, which refuses while the guest has
+ * memory turned off in PCI_COMMAND. This memory does not need it on.
  */
-VISIBLE_IF_KUNIT bool nvgrace_gpu_block_fits(unsigned long start,
-					     unsigned long end,
-					     unsigned long block,
-					     phys_addr_t phys,
-					     unsigned long size)
-{
-	return block >= start && block + size <= end && IS_ALIGNED(phys, size);
-}
-
 static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
 			     unsigned int order)
 {
@@ -470,8 +454,7 @@ static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
 			    struct vm_fault *vmf, unsigned int order)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	unsigned long size = PAGE_SIZE << order;
-	unsigned long addr = ALIGN_DOWN(vmf->address, size);
+	unsigned long addr = ALIGN_DOWN(vmf->address, PAGE_SIZE << order);
 	const struct nvgrace_gpu_region *region;
 	unsigned long pfn;
 
@@ -487,8 +470,7 @@ static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
 	      (vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1)) +
 	      ((addr - vma->vm_start) >> PAGE_SHIFT);
 
-	if (order && !nvgrace_gpu_block_fits(vma->vm_start, vma->vm_end, addr,
-					     PFN_PHYS(pfn), size))
+	if (!is_aligned_for_order(vma, addr, pfn, order))
 		return VM_FAULT_FALLBACK;
 
 	return insert_pfn(vmf, pfn, order);
