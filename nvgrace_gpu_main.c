@@ -15,6 +15,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pci.h>
+#include <linux/pm_runtime.h>
 
 #include "nvgrace_gpu.h"
 
@@ -40,6 +41,14 @@ module_param_cb(usemem_bar, &usemem_bar_ops, &usemem_bar, 0444);
 MODULE_PARM_DESC(usemem_bar,
 		 "BAR that shows the cacheable memory: 2 (default), or 4 as NVIDIA's guest driver wants it");
 
+static bool enable_sriov;
+module_param(enable_sriov, bool, 0644);
+MODULE_PARM_DESC(enable_sriov, "let sysfs enable virtual functions, as vfio-pci's parameter does");
+
+static bool disable_idle_d3;
+module_param(disable_idle_d3, bool, 0444);
+MODULE_PARM_DESC(disable_idle_d3, "keep GPUs that nobody uses out of D3, as vfio-pci's parameter does");
+
 static struct nvgrace_gpu_device *to_nvdev(struct vfio_device *core_vdev)
 {
 	return container_of(core_vdev, struct nvgrace_gpu_device, core.vdev);
@@ -61,6 +70,24 @@ static void nvgrace_gpu_release_dev(struct vfio_device *core_vdev)
 {
 	xa_destroy(&to_nvdev(core_vdev)->poison.pages);
 	vfio_pci_core_release_dev(core_vdev);
+}
+
+/*
+ * disable_idle_d3 is a runtime PM reference, held while the device is bound and not
+ * open. vfio_pci_core has a switch for that, too, but some kernels let vfio-pci alone
+ * set it. An open device has vfio_pci_core's reference, which the VFIO user may give
+ * up.
+ */
+static void get_idle(struct device *dev)
+{
+	if (disable_idle_d3)
+		pm_runtime_get_noresume(dev);
+}
+
+static void put_idle(struct device *dev)
+{
+	if (disable_idle_d3)
+		pm_runtime_put_noidle(dev);
 }
 
 static int open_regions(struct nvgrace_gpu_device *nvdev)
@@ -102,6 +129,7 @@ static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
 	}
 
 	vfio_pci_core_finish_enable(&nvdev->core);
+	put_idle(&nvdev->core.pdev->dev);
 	return 0;
 }
 
@@ -111,6 +139,7 @@ static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 
 	nvgrace_gpu_unwatch_poison(nvdev);
 	nvgrace_gpu_dmabuf_close(nvdev);
+	get_idle(&nvdev->core.pdev->dev);
 	vfio_pci_core_close_device(core_vdev);
 	/* That resets the device, and announces it to nobody. */
 	nvgrace_gpu_gate_retrain(nvdev);
@@ -280,14 +309,17 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 	if (ret)
 		goto out_put;
 
+	get_idle(&pdev->dev);
 	ret = vfio_pci_core_register_device(&nvdev->core);
 	if (ret)
-		goto out_put;
+		goto out_idle;
 
 	nvgrace_gpu_wrap_pm(&pdev->dev);
 	nvgrace_gpu_debugfs_init(nvdev);
 	return 0;
 
+out_idle:
+	put_idle(&pdev->dev);
 out_put:
 	vfio_put_device(&nvdev->core.vdev);
 	return ret;
@@ -298,7 +330,15 @@ static void nvgrace_gpu_remove(struct pci_dev *pdev)
 	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
 
 	vfio_pci_core_unregister_device(core);
+	put_idle(&pdev->dev);
 	vfio_put_device(&core->vdev);
+}
+
+static int nvgrace_gpu_sriov_configure(struct pci_dev *pdev, int nr_virtfn)
+{
+	if (!enable_sriov)
+		return -ENOENT;
+	return vfio_pci_core_sriov_configure(dev_get_drvdata(&pdev->dev), nr_virtfn);
 }
 
 VISIBLE_IF_KUNIT const struct pci_device_id nvgrace_gpu_ids[] = {
@@ -316,6 +356,7 @@ static struct pci_driver nvgrace_gpu_driver = {
 	.id_table		= nvgrace_gpu_ids,
 	.probe			= nvgrace_gpu_probe,
 	.remove			= nvgrace_gpu_remove,
+	.sriov_configure	= nvgrace_gpu_sriov_configure,
 	.err_handler		= &nvgrace_gpu_err_handlers,
 	.driver_managed_dma	= true,
 };

@@ -114,6 +114,29 @@ unbound_under_load() {
 	grep -F 'ok 1 gpu.guest_flr.storm' /tmp/storm && [ ! -e "$dev/$hopper/driver" ] && claims_are_gone 700
 }
 
+# power_state_is STATE: of the bound GPU that nobody uses, by runtime PM.
+power_state_is() {
+	for _ in $(seq 50); do
+		sleep 0.1
+		status=$(cat "$dev/$BDF/power/runtime_status")
+		[ "$status" != "$1" ] || [ "$1" = active ] || return 0
+	done
+	echo "$status"
+	[ "$status" = "$1" ]
+}
+
+# idle_is STATE [PARAMETER]: before it was open, and after. The module binds the hopper
+# when it is loaded, by the override of the last test.
+idle_is() {
+	for other in "$blackwell" "$bare"; do echo > "$dev/$other/driver_override"; done
+	# shellcheck disable=SC2086
+	insmod /modules/nvgrace_gpu.ko $2 && power_state_is "$1" &&
+		life -r power.runtime_suspend && power_state_is "$1"
+	rc=$?
+	rmmod nvgrace_gpu
+	return $rc
+}
+
 export BDF REGIONS RESET
 hopper=$(bdf_of GP00) blackwell=$(bdf_of GP01) bare=$(bdf_of GP02)
 hopper_regions="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
@@ -131,7 +154,11 @@ ok probe.nothing_claimed claims_are_gone 7
 dmesg -c > /dev/null
 ok probe.ready binds "$hopper"
 ok probe.ready_blackwell binds "$blackwell"
-ok debugfs.regions debugfs_regions
+if [ -e /sys/kernel/debug/vfio ]; then
+	ok debugfs.regions debugfs_regions
+else
+	skip debugfs.regions 'the kernel has no VFIO_DEBUGFS'
+fi
 BDF=$hopper REGIONS=$hopper_regions RESET=flr
 nested hopper life
 BDF=$blackwell REGIONS=$blackwell_regions RESET=bus
@@ -143,8 +170,12 @@ ok unbound_under_load unbound_under_load
 ok rebind binds "$hopper"
 ok unload rmmod nvgrace_gpu
 ok claims_are_gone claims_are_gone 7
+BDF=$hopper REGIONS=$hopper_regions RESET=flr
+ok idle_in_d3 idle_is suspended
+ok disable_idle_d3 idle_is active disable_idle_d3=1
 ok log log_is_clean 'not ready after 30 s: .*' \
 	'BAR0\+0x1498 \(C2C link\) reads 0x13, a failure code: .*' \
+	'vfio_bar_restore: reset recovery - restoring BARs' \
 	'No device request channel registered, blocked until released by user' \
 	'AER: PCIe Bus Error: severity=Uncorrectable \(Fatal\).*'
 finish

@@ -151,17 +151,18 @@ done
 for bar in 2 4; do
 	ok "load.usemem_bar_$bar" insmod /modules/nvgrace_gpu.ko usemem_bar=$bar
 	ok "bind.usemem_bar_$bar" bound_by_name
-	res=$((6 - bar))
+	res=$((6 - bar)) hint=
+	[ $bar = 4 ] || hint="; NVIDIA's guest driver needs usemem_bar=4"
 	ok "layout.usemem_bar_$bar.GP00" says GP00 \
-		"usemem [mem 0x70000000000-0x7001fffffff] is BAR$bar, backed 0x20000000 bar_size 0x20000000" \
+		"usemem [mem 0x70000000000-0x7001fffffff] is BAR$bar, backed 0x20000000 bar_size 0x20000000$hint" \
 		"resmem [mem 0x70020000000-0x7005fffffff] is BAR$res, backed 0x40000000 bar_size 0x40000000"
 	ok "layout.usemem_bar_$bar.GP01" says GP01 \
 		"usemem [mem 0x71000000000-0x7105fffffff] is BAR4, backed 0x60000000 bar_size 0x80000000"
 	ok "layout.usemem_bar_$bar.GP02" says GP02 \
-		"usemem [mem 0x72000000000-0x7201fffffff] is BAR$bar, backed 0x20000000 bar_size 0x20000000" \
+		"usemem [mem 0x72000000000-0x7201fffffff] is BAR$bar, backed 0x20000000 bar_size 0x20000000$hint" \
 		"resmem [mem 0x72020000000-0x7205fffffff] is BAR$res, backed 0x40000000 bar_size 0x40000000"
 	ok "layout.usemem_bar_$bar.GP03" says GP03 \
-		"usemem [mem 0x73000000000-0x7301fffffff] is BAR$bar, backed 0x20000000 bar_size 0x20000000" \
+		"usemem [mem 0x73000000000-0x7301fffffff] is BAR$bar, backed 0x20000000 bar_size 0x20000000$hint" \
 		"resmem [mem 0x73020000000-0x7305fffffff] is BAR$res, backed 0x40000000 bar_size 0x40000000"
 	hopper="$bar:$((gib / 2)):$((gib / 2)) $res:$gib:$gib"
 	start GP00 0 flr "$hopper"

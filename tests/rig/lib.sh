@@ -105,7 +105,7 @@ finish() {
 # only lines that it writes when all is well, or that match one of the extended
 # regular expressions given. KNOWN_WARNING is a function of the kernel's own.
 GOOD_LINES='nvgrace_gpu: loading out-of-tree module taints kernel\.
-(usemem|resmem) \[mem 0x[0-9a-f]*-0x[0-9a-f]*\] is BAR[24], backed 0x[0-9a-f]* bar_size 0x[0-9a-f]*
+(usemem|resmem) \[mem 0x[0-9a-f]*-0x[0-9a-f]*\] is BAR[24], backed 0x[0-9a-f]* bar_size 0x[0-9a-f]*(; NVIDIA.s guest driver needs usemem_bar=4)?
 (Adding to|Removing from) iommu group [0-9]*
 resetting
 reset done

@@ -505,7 +505,7 @@ TEST_F(power, runtime_suspend)
 	ASSERT_TRUE(wait_until(knob("power_state") == 3, 20000));
 	EXPECT_EQ(SIGBUS, touch(self->map, false));
 
-	/* Awake, it trains, each time anew. */
+	/* Awake, it trains, each time again. */
 	ASSERT_TRUE(set_knob("ready", 0));
 	start = now_ms();
 	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
@@ -514,6 +514,8 @@ TEST_F(power, runtime_suspend)
 	EXPECT_EQ(VALUE, value);
 	pthread_join(thread, NULL);
 
+	/* Asleep again, or it does not have to. */
+	ASSERT_TRUE(wait_until(knob("power_state") == 3, 20000));
 	entry.hdr.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
 	ASSERT_TRUE(set_knob("ready", 0));
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &entry));
