@@ -49,7 +49,6 @@ END
 	REGIONS="$REGIONS 2:$size:$size"
 fi
 export BDF REGIONS OTHER
-regions=$(echo "$REGIONS" | tr ' ' ,)
 
 # QEMU has 512 GiB of address space for large BARs, unless it is told of more.
 total=0 window=512
@@ -65,6 +64,7 @@ if ! has_iommufd; then
 	esac
 fi
 tests=bars usemem=${REGIONS%%:*}
+# shellcheck disable=SC2153
 case $KERNEL:$(uname -r) in
 6.12-patched:* | ksrc:*) tests=memory_types,bars ;;
 *:6.12.*) device="usemem is Device memory in its guests, see README: the kernel of the host" ;;
