@@ -213,6 +213,7 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 		      unsigned int usemem_bar,
 		      struct nvgrace_gpu_region *regions);
 int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_log_regions(const struct nvgrace_gpu_device *nvdev);
 struct nvgrace_gpu_region *
 nvgrace_gpu_find_region(struct nvgrace_gpu_device *nvdev, unsigned int index);
 bool nvgrace_gpu_clip(const struct nvgrace_gpu_region *region, u64 pos,
@@ -271,9 +272,6 @@ int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 			    struct nvgrace_gpu_status *status);
 u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);
 void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
-bool nvgrace_gpu_block_fits(unsigned long start, unsigned long end,
-			    unsigned long block, phys_addr_t phys,
-			    unsigned long size);
 int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
 				pgoff_t *pgoff);
 #endif

@@ -101,7 +101,7 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
  * nvgrace_gpu_claim_regions() - keep everybody else off the memory
  * @nvdev: the device, which is being bound
  *
- * The claim ends when the device is unbound. Both outcomes are logged.
+ * The claim ends when the device is unbound. A failure is logged.
  *
  * Context: Process context, may sleep.
  * Return: 0; -EBUSY if a part of a region is claimed already.
@@ -121,18 +121,31 @@ int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
 					     region->name, (u64)region->base,
 					     (u64)region->base + region->backed - 1);
 	}
+	return 0;
+}
+
+/**
+ * nvgrace_gpu_log_regions() - log where the regions are and which BARs show them
+ * @nvdev: the device, bound
+ *
+ * Context: Any.
+ */
+void nvgrace_gpu_log_regions(const struct nvgrace_gpu_device *nvdev)
+{
+	const struct nvgrace_gpu_region *end = nvdev->regions + nvdev->nr_regions;
+	const struct nvgrace_gpu_region *region;
 
 	for (region = nvdev->regions; region < end; region++) {
 		bool default_bar = region->cacheable &&
 				   region->index == VFIO_PCI_BAR2_REGION_INDEX;
 
-		pci_info(pdev, "%s [mem %#llx-%#llx] is BAR%u, backed %#llx bar_size %#llx%s\n",
+		pci_info(nvdev->core.pdev,
+			 "%s [mem %#llx-%#llx] is BAR%u, backed %#llx bar_size %#llx%s\n",
 			 region->name, (u64)region->base,
 			 (u64)region->base + region->backed - 1, region->index,
 			 (u64)region->backed, region->bar_size,
 			 default_bar ? "; NVIDIA's guest driver needs usemem_bar=4" : "");
 	}
-	return 0;
 }
 
 /**
@@ -407,26 +420,10 @@ out_free:
 	return count;
 }
 
-/**
- * nvgrace_gpu_block_fits() - can a block be mapped by one huge entry?
- * @start: where the VMA begins
- * @end: where it ends, exclusive
- * @block: user address that the block begins at, a multiple of @size
- * @phys: host physical address that it is to map
- * @size: bytes in the block, a power of two
- *
- * Context: Any.
- * Return: does the block lie wholly in the VMA, its memory aligned as it is?
+/*
+ * vfio_pci_core has such a function on newer kernels, which refuses while the guest has
+ * memory turned off in PCI_COMMAND. This memory does not need it on.
  */
-VISIBLE_IF_KUNIT bool nvgrace_gpu_block_fits(unsigned long start,
-					     unsigned long end,
-					     unsigned long block,
-					     phys_addr_t phys,
-					     unsigned long size)
-{
-	return block >= start && block + size <= end && IS_ALIGNED(phys, size);
-}
-
 static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
 			     unsigned int order)
 {
@@ -457,8 +454,7 @@ static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
 			    struct vm_fault *vmf, unsigned int order)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	unsigned long size = PAGE_SIZE << order;
-	unsigned long addr = ALIGN_DOWN(vmf->address, size);
+	unsigned long addr = ALIGN_DOWN(vmf->address, PAGE_SIZE << order);
 	const struct nvgrace_gpu_region *region;
 	unsigned long pfn;
 
@@ -474,8 +470,7 @@ static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
 	      (vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1)) +
 	      ((addr - vma->vm_start) >> PAGE_SHIFT);
 
-	if (order && !nvgrace_gpu_block_fits(vma->vm_start, vma->vm_end, addr,
-					     PFN_PHYS(pfn), size))
+	if (!is_aligned_for_order(vma, addr, pfn, order))
 		return VM_FAULT_FALLBACK;
 
 	return insert_pfn(vmf, pfn, order);

@@ -352,7 +352,7 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 	return read_registers(pdev, nvdev->core.barmap[0], status);
 }
 
-/* Not known to be ready: read the registers, unless a reset is going on. */
+/* The state is not READY: read the registers, unless a reset is going on. */
 static int poll_ready(struct nvgrace_gpu_device *nvdev)
 {
 	struct nvgrace_gpu_status status = {
@@ -369,7 +369,7 @@ static int poll_ready(struct nvgrace_gpu_device *nvdev)
 
 	ret = nvgrace_gpu_read_status(nvdev, &status);
 	if (!ret) {
-		/* ready_lock is held for read: others may find the same just now. */
+		/* Others may find the same now: ready_lock is held for read only. */
 		WRITE_ONCE(nvdev->gate.ready, NVGRACE_GPU_READY);
 		return 0;
 	}
@@ -438,9 +438,9 @@ static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
  *
  * Context: Process context, may sleep, but not for the GPU. On success memory_lock
  * and ready_lock are held for read, so nothing that takes mmap_lock may be called.
- * Return: 0; -EAGAIN if nvgrace_gpu_gate_wait() is worthwhile; -EIO if the GPU is
- * asleep, gone, not ready in time, or cannot be asked; -ERESTARTSYS if a signal came and
- * is allowed to end the wait; else -EINTR if the task was killed.
+ * Return: 0; -EAGAIN if the caller should nvgrace_gpu_gate_wait(); -EIO if the GPU is
+ * asleep, gone, or not ready in time, or if its registers cannot be read; -ERESTARTSYS
+ * if any signal may end the wait and one came; else -EINTR if the task was killed.
  */
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
@@ -475,7 +475,7 @@ void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev)
  * @flags: as for nvgrace_gpu_gate_enter(); %NVGRACE_GPU_GATE_NOWAIT has no effect
  *
  * Context: Process context; sleeps until the deadline at most, and as long as others
- * hold memory_lock. The caller may hold the mmap lock, but better does not.
+ * hold memory_lock. Faults release the mmap lock before, if they can.
  * Return: 0 if it can be entered, which the next reset may have changed when the
  * caller tries; -EIO, -ERESTARTSYS and -EINTR as for nvgrace_gpu_gate_enter().
  */

@@ -18,11 +18,11 @@ static void begin_reset(struct nvgrace_gpu_device *nvdev)
 	nvgrace_gpu_zap_regions(nvdev);
 }
 
-/* There is memory again, once it is trained. */
-static void end_wait(struct nvgrace_gpu_device *nvdev)
+/* There is memory again, as soon as it is trained. */
+static void begin_training(struct nvgrace_gpu_device *nvdev)
 {
 	nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_TRAINING);
-	/* Mappings made meanwhile, because .reset_prepare was missing or long ago. */
+	/* There are mappings if nothing called begin_reset(), or that timed out. */
 	nvgrace_gpu_zap_regions(nvdev);
 }
 
@@ -30,13 +30,13 @@ static void end_reset(struct nvgrace_gpu_device *nvdev)
 {
 	nvgrace_gpu_config_reset(nvdev);
 	atomic_long_inc(&nvdev->stats.resets);
-	end_wait(nvdev);
+	begin_training(nvdev);
 }
 
 /*
- * The PCI core calls these two around every function, slot and bus reset that it
- * is asked for: by the reset ioctls, a guest's FLR, sysfs, or a neighbour. If VFIO
- * initiated the reset then memory_lock is held.
+ * The PCI core calls these two around every function, slot and bus reset that the
+ * reset ioctls, a guest's FLR, sysfs or a neighbour initiate. VFIO holds memory_lock
+ * for those that it initiates.
  */
 static void nvgrace_gpu_reset_prepare(struct pci_dev *pdev)
 {
@@ -53,15 +53,15 @@ static void end_recovery(struct nvgrace_gpu_device *nvdev)
 	if (nvdev->link_reset)
 		end_reset(nvdev);
 	else
-		end_wait(nvdev);
+		begin_training(nvdev);
 	nvdev->link_reset = false;
 }
 
 /*
  * AER resets the link without calling .reset_prepare; .error_detected is the only
  * notice. For a frozen channel the reset is certain. For a non-fatal error it depends
- * on the neighbours, which are asked later. A channel that failed for good is the end
- * of a recovery, and .resume does not follow.
+ * on the neighbours' drivers. A channel that failed for good is the end of a recovery,
+ * and .resume does not follow.
  */
 static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
 						   pci_channel_state_t state)
@@ -98,10 +98,10 @@ const struct pci_error_handlers nvgrace_gpu_err_handlers = {
 	.reset_done	= nvgrace_gpu_reset_done,
 };
 
-/* vfio_pci_core's, which has runtime PM only and keeps them to itself. */
+/* vfio_pci_core's, which handle runtime PM only. It does not export them. */
 static const struct dev_pm_ops *core_pm_ops;
 
-/* The GPU goes to D3 only if its user allows it; faults are refused by then. */
+/* Of an open device only if its user has allowed it. Faults are refused by then. */
 static int runtime_suspend(struct device *dev)
 {
 	const struct dev_pm_ops *core = READ_ONCE(core_pm_ops);
@@ -122,7 +122,7 @@ static int runtime_resume(struct device *dev)
 	return core && core->runtime_resume ? core->runtime_resume(dev) : 0;
 }
 
-/* Of the host: user space is frozen, but KVM and peers may have the memory mapped. */
+/* Of the host: its tasks must not find the memory mapped before it is trained again. */
 static int system_suspend(struct device *dev)
 {
 	begin_reset(to_nvgrace_gpu(dev_get_drvdata(dev)));
@@ -131,7 +131,7 @@ static int system_suspend(struct device *dev)
 
 static int system_resume(struct device *dev)
 {
-	end_wait(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	begin_training(to_nvgrace_gpu(dev_get_drvdata(dev)));
 	return 0;
 }
 
@@ -144,9 +144,9 @@ VISIBLE_IF_KUNIT const struct dev_pm_ops nvgrace_gpu_pm_ops = {
  * nvgrace_gpu_wrap_pm() - see the power management of a device before vfio_pci_core
  * @dev: the GPU, just registered with vfio_pci_core
  *
- * vfio_pci_core sets the PM ops of the driver whenever a device is registered. What
- * another GPU misses until this sets them back is a runtime suspend or a resume, of
- * which either is enough.
+ * vfio_pci_core sets the PM ops of the driver whenever it registers a device. Until
+ * this function has set them back, the driver does not see another GPU suspend or
+ * resume. Either is enough to revoke, so that no GPU stays ready unless it did both.
  *
  * Context: Process context.
  */

@@ -36,7 +36,7 @@ for layout in 2 4; do
 	# 1.5 GiB, the smallest: no hole in either. No reset.
 	start GP00 none $((gib / 2)) $((gib / 2)) $gib $gib
 	# 2.5 GiB less a page: all that resmem can get.
-	start GP01 bus $gib $gib $((gib + gib / 2 - 4096)) $((2 * gib))
+	start GP01 bus $gib $gib $((gib + gib / 2 - PAGE_SIZE)) $((2 * gib))
 	# 94.5 GiB.
 	start GP02 flr $((93 * gib + gib / 2)) $((128 * gib)) $gib $gib
 	wait

@@ -28,7 +28,7 @@ took driver "nvgrace_gpu loaded; $BDF ($(cat "$dev/vendor"):$(cat "$dev/device")
 
 # What the driver says that it found: name, first and last byte, BAR, backed, BAR size.
 dmesg | sed -n 's/.*: \([a-z]*mem\) \[mem \(0x[0-9a-f]*\)-\(0x[0-9a-f]*\)\] is BAR/\1 \2 \3 /p' |
-	awk -F '[ ,]+' '{ print $1, $2, $3, $4, $6, $8 }' > /tmp/regions
+	awk -F '[ ,;]+' '{ print $1, $2, $3, $4, $6, $8 }' > /tmp/regions
 [ -s /tmp/regions ] || fail "the driver shows no usemem"
 first=$(awk 'NR == 1 { print $2 }' /tmp/regions) last=$(awk 'END { print $3 }' /tmp/regions)
 more "ACPI names coherent memory at $first-$last: $(gib $((last - first + 1))) GiB"

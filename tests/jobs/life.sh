@@ -130,12 +130,16 @@ power_state_is() {
 	[ "$status" = "$1" ]
 }
 
-# idle_is STATE [PARAMETER]: before it was open, and after.
+# idle_is STATE [PARAMETER]: before it was open, and after. The module binds the hopper
+# when it is loaded, by the override of the last test.
 idle_is() {
+	for other in "$blackwell" "$bare"; do echo > "$dev/$other/driver_override"; done
 	# shellcheck disable=SC2086
-	insmod /modules/nvgrace_gpu.ko $2 && knob "$BDF" ready 1 && bind "$BDF" &&
-		power_state_is "$1" && life -r power.runtime_suspend > /tmp/life &&
-		power_state_is "$1" && rmmod nvgrace_gpu || { cat /tmp/life; return 1; }
+	insmod /modules/nvgrace_gpu.ko $2 && power_state_is "$1" &&
+		life -r power.runtime_suspend && power_state_is "$1"
+	rc=$?
+	rmmod nvgrace_gpu
+	return $rc
 }
 
 export BDF REGIONS RESET

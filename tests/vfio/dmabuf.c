@@ -143,42 +143,97 @@ TEST_F(dmabuf, outlives_the_device)
 	}
 }
 
+/* Attach the device to an address space of its own; 0 or an error. */
+static int attach(const struct vfio *v, uint32_t *ioas_id)
+{
+	struct iommu_ioas_alloc ioas = { .size = sizeof(ioas) };
+	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
+
+	if (ioctl(v->container, IOMMU_IOAS_ALLOC, &ioas))
+		return -errno;
+	*ioas_id = ioas.out_ioas_id;
+	attach.pt_id = ioas.out_ioas_id;
+	return ioctl(v->device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) ? -errno : 0;
+}
+
+#define IOVA	0x100000000
+
+/* Map 2 MiB of the dma-buf, from 1 MiB on; 0 or an error. */
+static int map_file(const struct vfio *v, uint32_t ioas_id, int fd)
+{
+	struct iommu_ioas_map_file map = {
+		.size = sizeof(map),
+		.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE |
+			 IOMMU_IOAS_MAP_READABLE,
+		.ioas_id = ioas_id,
+		.fd = fd,
+		.start = MIB(1),
+		.length = MIB(2),
+		.iova = IOVA,
+	};
+
+	return ioctl(v->container, IOMMU_IOAS_MAP_FILE, &map) ? -errno : 0;
+}
+
+/* And unmap it: the bytes that were mapped. */
+static uint64_t unmap_file(const struct vfio *v, uint32_t ioas_id)
+{
+	struct iommu_ioas_unmap unmap = {
+		.size = sizeof(unmap), .ioas_id = ioas_id, .iova = IOVA, .length = MIB(2),
+	};
+
+	return ioctl(v->container, IOMMU_IOAS_UNMAP, &unmap) ? 0 : unmap.length;
+}
+
 TEST_F(dmabuf, iommufd_maps)
 {
-	int i;
+	uint32_t ioas_id;
+	int i, fd;
 
 	if (self->v.mode != IOMMUFD)
 		SKIP(return, "%s", vfio_mode_missing(IOMMUFD));
 
 	for (i = 0; i < NR_REGIONS; i++) {
-		struct iommu_ioas_alloc ioas = { .size = sizeof(ioas) };
-		struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
-		struct iommu_ioas_map_file map = {
-			.size = sizeof(map),
-			.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE |
-				 IOMMU_IOAS_MAP_READABLE,
-			.start = MIB(1),
-			.length = MIB(2),
-			.iova = 0x100000000,
-		};
-		struct iommu_ioas_unmap unmap = {
-			.size = sizeof(unmap), .iova = map.iova, .length = map.length,
-		};
+		ASSERT_EQ(0, attach(&self->v, &ioas_id));
+		fd = export(self->fd, self->v.regions[i].bar, 0, MIB(4));
+		ASSERT_LE(0, fd);
+		EXPECT_EQ(0, map_file(&self->v, ioas_id, fd));
+		close(fd);
+		EXPECT_EQ(MIB(2), unmap_file(&self->v, ioas_id));
+	}
+}
 
-		ASSERT_EQ(0, ioctl(self->v.container, IOMMU_IOAS_ALLOC, &ioas));
-		attach.pt_id = ioas.out_ioas_id;
-		ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach));
+/*
+ * The core revokes every dma-buf of the device while memory is off, and iommufd does not
+ * map it again by itself. The VMM can: unmap it, and map it.
+ */
+TEST_F(dmabuf, iommufd_maps_again)
+{
+	uint32_t ioas_id;
+	int i, fd;
 
-		map.ioas_id = ioas.out_ioas_id;
-		map.fd = export(self->fd, self->v.regions[i].bar, 0, MIB(4));
-		ASSERT_LE(0, map.fd);
-		EXPECT_EQ(0, ioctl(self->v.container, IOMMU_IOAS_MAP_FILE, &map)) {
-			TH_LOG("%s", strerror(errno));
-		}
-		close(map.fd);
-		unmap.ioas_id = ioas.out_ioas_id;
-		EXPECT_EQ(0, ioctl(self->v.container, IOMMU_IOAS_UNMAP, &unmap));
-		EXPECT_EQ(MIB(2), unmap.length);
+	if (self->v.mode != IOMMUFD)
+		SKIP(return, "%s", vfio_mode_missing(IOMMUFD));
+
+	ASSERT_EQ(0, attach(&self->v, &ioas_id));
+	for (i = 0; i < NR_REGIONS; i++) {
+		fd = export(self->fd, self->v.regions[i].bar, 0, MIB(4));
+		ASSERT_LE(0, fd);
+		ASSERT_EQ(0, map_file(&self->v, ioas_id, fd));
+
+		ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, PCI_COMMAND_MEMORY, 0));
+		ASSERT_EQ(0, enable_memory(self->fd));
+		EXPECT_EQ(MIB(2), unmap_file(&self->v, ioas_id));
+		EXPECT_EQ(0, map_file(&self->v, ioas_id, fd));
+		EXPECT_EQ(MIB(2), unmap_file(&self->v, ioas_id));
+
+		/* Nor can it be mapped while memory is off. */
+		ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, PCI_COMMAND_MEMORY, 0));
+		EXPECT_NE(0, map_file(&self->v, ioas_id, fd));
+		ASSERT_EQ(0, enable_memory(self->fd));
+		EXPECT_EQ(0, map_file(&self->v, ioas_id, fd));
+		EXPECT_EQ(MIB(2), unmap_file(&self->v, ioas_id));
+		close(fd);
 	}
 }
 

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# What people do with such a GPU, and what went wrong for them: new_id, remove and rescan, a
+# VMM without root, O_DIRECT, huge pages off, physical BARs under the emulated ones.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| field | 6.12 newest | 6.12-debug newest-debug 6.12-16k | --timeout=900
+#| | | | --gpu=hopper:0x70000000000:4608M --gpu=hopper,device=2345:0x71000000000:4608M
+# shellcheck disable=SC1091
+. /lib.sh
+
+gib=1073741824
+dev=/sys/bus/pci/devices
+drv=/sys/bus/pci/drivers/nvgrace_gpu
+export BDF REGIONS RESET=flr
+REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
+
+driver_of() { basename "$(readlink -f "$dev/$1/driver")"; }
+
+# new_id in place of driver_override: the GPU that is ready is bound, and the other one is
+# refused with what its registers read; once it is ready it binds.
+new_id() {
+	knob "$second" ready 0
+	dmesg -c > /dev/null
+	echo 10de 2342 > $drv/new_id || return 1
+	echo 10de 2345 > $drv/new_id || return 1
+	[ "$(driver_of "$first")" = nvgrace_gpu ] || return 1
+	[ ! -e "$dev/$second/driver" ] || return 1
+	dmesg | grep -F 'not ready after 30 s' || return 1
+	knob "$second" ready 1
+	echo "$second" > $drv/bind && [ "$(driver_of "$second")" = nvgrace_gpu ]
+	rc=$?
+	for id in 2342 2345; do echo 10de $id > $drv/remove_id; done
+	for gpu in $first $second; do unbind_gpu "$gpu"; done
+	return $rc
+}
+
+claims() { grep -c ': nvgrace_gpu$' /proc/iomem; }
+
+# remove takes a bound GPU from the driver, with all claims; after rescan it binds again.
+remove_bound() {
+	bind_gpu "$first" nvgrace_gpu || return 1
+	echo 1 > "$dev/$first/remove"
+	[ ! -e "$dev/$first" ] && [ "$(claims)" = 0 ] || return 1
+	echo 1 > /sys/bus/pci/rescan
+	[ -e "$dev/$first" ] && bind_gpu "$first" nvgrace_gpu && [ "$(claims)" = 2 ]
+}
+
+# remove of an open GPU waits for the process that has it.
+remove_open() {
+	BDF=$first hold > /tmp/hold &
+	hold=$!
+	for _ in $(seq 50); do
+		[ ! -s /tmp/hold ] || break
+		sleep 0.2
+	done
+	[ -s /tmp/hold ] || return 1
+	echo 1 > "$dev/$first/remove" &
+	removing=$!
+	sleep 2
+	kill -0 $removing || { echo 'removed while open'; return 1; }
+	kill -KILL $hold
+	wait $hold $removing
+	[ ! -e "$dev/$first" ] && [ "$(claims)" = 0 ] || return 1
+	echo 1 > /sys/bus/pci/rescan
+	[ -e "$dev/$first" ]
+}
+
+first=$(bdf_of GP00) second=$(bdf_of GP01)
+dmesg -c > /dev/null
+ok load insmod /modules/nvgrace_gpu.ko
+ok new_id new_id
+ok bind bind_gpu "$first" nvgrace_gpu
+BDF=$first nested field field
+unbind_gpu "$first"
+ok remove_bound remove_bound
+ok remove_open remove_open
+ok unload rmmod nvgrace_gpu
+ok log log_is_clean 'not ready .*' 'probe with driver nvgrace_gpu failed with error -[0-9]*' \
+	'No device request channel registered, blocked until released by user' \
+	'BAR0 and config space read all ones: the GPU is gone' '.*removing.*'
+finish
