@@ -20,7 +20,8 @@ HOST = $(if $(KSRC),,--kernel=$(KERNEL)) --gpu=$(KIND):0x70000000000:$(GPU_SIZE)
 
 module:
 	@grep -qs '^CONFIG_VFIO_PCI_CORE=' $(KDIR)/include/config/auto.conf || \
-		{ echo 'error: no kernel build with CONFIG_VFIO_PCI_CORE in KDIR=$(KDIR)' >&2; exit 1; }
+		{ echo 'error: no kernel build with CONFIG_VFIO_PCI_CORE in KDIR=$(KDIR)' >&2; \
+		exit 1; }
 	$(MAKE) -C $(KDIR) M=$(CURDIR) CONFIG_NVGRACE_GPU=m modules
 
 install: module

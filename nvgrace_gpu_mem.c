@@ -764,7 +764,8 @@ int nvgrace_gpu_watch_poison(struct nvgrace_gpu_device *nvdev)
 		if (ret == -EOPNOTSUPP)
 			return 0;
 		if (ret) {
-			pci_err(nvdev->core.pdev, "%s: the memory is registered for memory failures already: %d\n",
+			pci_err(nvdev->core.pdev,
+				"%s: the memory is registered for memory failures already: %d\n",
 				region->name, ret);
 			nvgrace_gpu_unwatch_poison(nvdev);
 			return ret;

@@ -42,8 +42,9 @@ cached() {
 			lock "$dir.lock"
 			[ ! -d "$dir" ] || exit 0
 			free=$(df -Pm "$CACHE" | awk 'NR == 2 { print $4 }')
-			[ "$free" -ge $CACHE_FREE_MIB ] || die "the disk of $CACHE has $free MiB left," \
-				"$CACHE_FREE_MIB are needed; set XDG_CACHE_HOME to use another"
+			[ "$free" -ge $CACHE_FREE_MIB ] ||
+				die "the disk of $CACHE has $free MiB left, $CACHE_FREE_MIB are" \
+					"needed; set XDG_CACHE_HOME to use another"
 			rm -rf "$dir.new"
 			mkdir "$dir.new" || die "cannot write to $CACHE"
 			# shellcheck disable=SC2034

@@ -40,10 +40,12 @@ update_lists() {
 need_package_lists() {
 	! mirror > /dev/null || ! apt-cache show linux-source-6.12 > /dev/null 2>&1 || return 0
 	[ "$(id -u)" = 0 ] ||
-		die "apt has no lists of packages, or none with linux-source-6.12; as root, run: apt-get update"
+		die "apt has no lists of packages, or none with linux-source-6.12;" \
+			"as root, run: apt-get update"
 	step "updating apt's lists of packages" - update_lists
 	apt-cache show linux-source-6.12 > /dev/null 2>&1 ||
-		die "apt knows no linux-source-6.12: is this Debian 12 or newer, with its security updates?"
+		die "apt knows no linux-source-6.12:" \
+			"is this Debian 12 or newer, with its security updates?"
 }
 
 # need_host: all that the machine itself has to have.
@@ -70,9 +72,10 @@ trixie() {
 	[[ $packages != */trixie-backports* ]] || sources+=("${sources[0]/trixie/trixie-backports}")
 	[ ! -d "$dir" ] || rmdir "$dir"
 	timeout 1200 mmdebstrap --mode=chrootless --variant=extract --architectures="$arch" \
-		--include="$packages" --aptopt='Acquire::Retries "3"' trixie "$dir" "${sources[@]}" \
-		> "$log" 2>&1 ||
-		die_log "$log" "could not fetch $packages ($arch) from Debian 13; is there a network?"
+		--include="$packages" --aptopt='Acquire::Retries "3"' \
+		trixie "$dir" "${sources[@]}" > "$log" 2>&1 ||
+		die_log "$log" "could not fetch $packages ($arch) from Debian 13;" \
+			"is there a network?"
 }
 
 # megabytes: how much of an entry is there.

@@ -208,8 +208,8 @@ configure() {
 describe() {
 	local source=$1 out=$2 about=$3 dir=$4
 	# Newer kernels write down where the build is.
-	sed -i 's|^export KBUILD_OUTPUT = .*|export KBUILD_OUTPUT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))|' \
-		"$out/Makefile"
+	local here='$(dir $(abspath $(lastword $(MAKEFILE_LIST))))'
+	sed -i "s|^export KBUILD_OUTPUT = .*|export KBUILD_OUTPUT := $here|" "$out/Makefile"
 	rm -rf "$dir/ko"
 	mkdir "$dir/ko"
 	: > "$dir/ko/boot"

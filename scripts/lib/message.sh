@@ -13,7 +13,8 @@ die() {
 die_log() {
 	local log=$1
 	shift
-	[ ! -s "$log" ] || tail -n 15 "$log" | sed 's/\x1b[^a-zA-Z]*[a-zA-Z]//g; s/^/  | /; s/\r//' >&2
+	[ ! -s "$log" ] || tail -n 15 "$log" |
+		sed 's/\x1b[^a-zA-Z]*[a-zA-Z]//g; s/^/  | /; s/\r//' >&2
 	die "$*; the whole log is $log"
 }
 
@@ -31,7 +32,8 @@ step() {
 		sleep 0.2
 		now=$((SECONDS - start))
 		if [ -n "$tty" ]; then
-			printf '\r\033[K%-58s %4d s  %s' "$message" $now "$([ "$progress" = - ] || "$progress")" >&2
+			printf '\r\033[K%-58s %4d s  %s' "$message" $now \
+				"$([ "$progress" = - ] || "$progress")" >&2
 			sleep 0.8
 		elif [ "$progress" != - ] && [ $now -ge 30 ] && [ $((now % 30)) = 0 ]; then
 			printf '  %s, after %d s\n' "$("$progress")" $now >&2

@@ -57,8 +57,8 @@ driver_module() {
 test_modules() {
 	local inputs
 	inputs=$(cat "$TOP"/tests/modules/* "$1/config"; echo "$1 $RECIPE")
-	cached "test-modules-$(key <<< "$inputs")" "building test modules for $(cat "$1/release")" - \
-		fill_test_modules "$1"
+	cached "test-modules-$(key <<< "$inputs")" \
+		"building test modules for $(cat "$1/release")" - fill_test_modules "$1"
 }
 
 TEST_CFLAGS=(-static -O2 -g -Wall -Wno-nonnull -Wno-stringop-overread -Wno-stringop-overflow
@@ -82,8 +82,9 @@ test_programs() {
 	local uapi source inputs
 	uapi=$(uapi)
 	source=$(source_612)
-	inputs=$(cd "$TOP/tests" && find . -name '*.[ch]' ! -path './kunit/*' ! -path './modules/*' |
-		sort | xargs cat; echo "$source $uapi ${TEST_CFLAGS[*]} $RECIPE")
+	inputs=$(cd "$TOP/tests" &&
+		find . -name '*.[ch]' ! -path './kunit/*' ! -path './modules/*' | sort | xargs cat
+		echo "$source $uapi ${TEST_CFLAGS[*]} $RECIPE")
 	cached "programs-$(key <<< "$inputs")" "building the test programs" - \
 		fill_programs "$uapi" "$source"
 }
@@ -97,8 +98,9 @@ fill_kvm_selftests() {
 	local uapi=$1/usr/include source=$2 dir=$3 log=$3/log t
 	mkdir "$dir/out"
 	make -s -C "$source/tools/testing/selftests/kvm" "${KARCH[@]}" OUTPUT="$dir/out" \
-		EXTRA_CFLAGS=-DDEBUG KHDR_INCLUDES="-isystem $uapi/aarch64-linux-gnu -isystem $uapi" \
-		LDFLAGS="-static -pthread -no-pie" "${KVM_SELFTESTS[@]/#/$dir/out/}" > "$log" 2>&1 ||
+		EXTRA_CFLAGS=-DDEBUG LDFLAGS="-static -pthread -no-pie" \
+		KHDR_INCLUDES="-isystem $uapi/aarch64-linux-gnu -isystem $uapi" \
+		"${KVM_SELFTESTS[@]/#/$dir/out/}" > "$log" 2>&1 ||
 		die_log "$log" "KVM's selftests did not build"
 	for t in "${KVM_SELFTESTS[@]}"; do
 		aarch64-linux-gnu-strip -o "$dir/${t##*/}" "$dir/out/$t"
@@ -143,6 +145,6 @@ linked_tree() {
 	local base name=6.12-debug
 	[ -z "${KSRC:-}" ] || name=ksrc
 	base=$(kernel $name)
-	cached "linked-$(key <<< "$base $RECIPE")" "making a kernel tree to link the driver into" - \
-		fill_linked "$base"
+	cached "linked-$(key <<< "$base $RECIPE")" \
+		"making a kernel tree to link the driver into" - fill_linked "$base"
 }

@@ -44,7 +44,8 @@ ok no_leaks no_leaks
 # shellcheck disable=SC2034
 KNOWN_WARNING=vfio_group_release
 # The driver and the PCI core name what they could not claim, which is all that they know.
-ok log log_is_clean '.* is in use, see /proc/iomem' "BAR 0: can't reserve .*" 'probe with driver nvgrace_gpu failed with error -[0-9]*' \
+ok log log_is_clean '.* is in use, see /proc/iomem' "BAR 0: can't reserve .*" \
+	'probe with driver nvgrace_gpu failed with error -[0-9]*' \
 	'really_probe: driver_sysfs_add failed'
 ok unload rmmod nvgrace_gpu
 finish

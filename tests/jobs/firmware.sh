@@ -21,8 +21,10 @@ refused() {
 one_line() {
 	dmesg -c > /tmp/dmesg
 	cat /tmp/dmesg
-	grep "nvgrace_gpu $1: " /tmp/dmesg | sed 's/^\[[^]]*\] nvgrace_gpu [^ ]*: //; s/^error -[0-9A-Z]*: //' |
-		grep -vE '^Adding to iommu group|^Removing from iommu group|^probe with driver|^resetting|^reset done' > /tmp/said
+	grep "nvgrace_gpu $1: " /tmp/dmesg |
+		sed 's/^\[[^]]*\] nvgrace_gpu [^ ]*: //; s/^error -[0-9A-Z]*: //' |
+		grep -v -e '^Adding to iommu group' -e '^Removing from iommu group' \
+			-e '^probe with driver' -e '^resetting' -e '^reset done' > /tmp/said
 	case $2 in
 	*' backed '*) [ "$(wc -l < /tmp/said)" = 2 ] ;;
 	*) [ "$(wc -l < /tmp/said)" = 1 ] ;;
@@ -40,7 +42,8 @@ firmware() {
 		esac
 	else
 		cat /tmp/error
-		[ -n "$2" ] && grep -q ": $2\$" /tmp/error && one_line "$bdf" "$3" && [ "$(claims)" = "$before" ]
+		[ -n "$2" ] && grep -q ": $2\$" /tmp/error && one_line "$bdf" "$3" &&
+			[ "$(claims)" = "$before" ]
 	fi
 }
 

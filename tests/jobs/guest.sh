@@ -4,7 +4,8 @@
 # both BAR layouts, and by the legacy container; then what the guest left, seen from the host.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| guest | 6.12-16k newest 6.12-debug | 6.12 newest-debug 6.12-64k | --gpu=bus0:0x70000000000:1536M --gpu=port:0x72000000000:94.5G
+#| guest | 6.12-16k newest 6.12-debug | 6.12 newest-debug 6.12-64k | --gpu=bus0:0x70000000000:1536M
+#| | | | --gpu=port:0x72000000000:94.5G
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -29,7 +30,8 @@ killed() {
 		! grep -q 'guest is up' /tmp/guest.verdict 2> /dev/null || break
 		sleep 0.2
 	done
-	grep 'guest is up' /tmp/guest.verdict && kill -KILL "$(pidof qemu-system-aarch64)" || return 1
+	grep 'guest is up' /tmp/guest.verdict && kill -KILL "$(pidof qemu-system-aarch64)" ||
+		return 1
 	wait
 	verify usemem 67108864
 }

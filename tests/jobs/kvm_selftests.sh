@@ -24,7 +24,8 @@ selftest() {
 	timeout 400 "$selftest" "$@" > /tmp/selftest.log 2>&1
 	rc=$?
 	case $rc in 0) how=pass ;; 4) how=skip ;; *) how=fail ;; esac
-	[ $how != fail ] || how=$how$(sed -n 's/^Test: /_in_/p' /tmp/selftest.log | tail -n 1 | tr -cd '[:alnum:]_')
+	[ $how != fail ] || how=$how$(sed -n 's/^Test: /_in_/p' /tmp/selftest.log |
+		tail -n 1 | tr -cd '[:alnum:]_')
 	echo "# result ${selftest##*/} $how" >&3
 	echo "ended with $rc"
 	tail -n 5 /tmp/selftest.log

@@ -4,7 +4,8 @@
 # stand-ins are a Hopper, a Blackwell, and a Hopper that firmware gives no memory.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| life | newest 6.12-debug | 6.12 6.12-16k newest-debug 6.12-64k | --timeout=1200 --gpu=hopper:0x70000000000:4608M
+#| life | newest 6.12-debug | 6.12 6.12-16k newest-debug 6.12-64k | --timeout=1200
+#| | | | --gpu=hopper:0x70000000000:4608M
 #| | | | --gpu=blackwell:0x71000000000:4608M --gpu=hopper:0:0:-:-
 # shellcheck disable=SC1091
 . /lib.sh
@@ -37,7 +38,8 @@ probe_times_out() {
 	knob "$1" hbm_training 0x7f
 	dmesg -c > /dev/null
 	! bind "$1" && [ $took -ge 29000 ] || return 1
-	dmesg | grep -F 'not ready after 30 s: BAR0+0x1498 (C2C link) reads 0xff, BAR0+0x200bc (HBM training) reads 0x7f, both should be 0xff'
+	dmesg | grep -F 'not ready after 30 s: BAR0+0x1498 (C2C link) reads 0xff, '\
+'BAR0+0x200bc (HBM training) reads 0x7f, both should be 0xff'
 }
 
 # No wait mends a link that failed.
@@ -46,7 +48,8 @@ link_failed() {
 	knob "$1" c2c_link 0x13
 	dmesg -c > /dev/null
 	! bind "$1" && [ $took -lt 10000 ] || return 1
-	dmesg | grep -F 'BAR0+0x1498 (C2C link) reads 0x13, a failure code: the link did not come up'
+	dmesg | grep -F \
+		'BAR0+0x1498 (C2C link) reads 0x13, a failure code: the link did not come up'
 }
 
 killed_while_binding() {
@@ -102,7 +105,8 @@ debugfs_regions() {
 # Unbound while a process has it open and mapped: VFIO asks for it back, waits, and
 # takes it when the process ends. The module stays as long.
 unbound_under_load() {
-	REGIONS=$hopper_regions RESET=flr BDF=$hopper life -r gpu.guest_flr.storm > /tmp/storm 2>&1 &
+	REGIONS=$hopper_regions RESET=flr BDF=$hopper \
+		life -r gpu.guest_flr.storm > /tmp/storm 2>&1 &
 	sleep 2
 	! rmmod nvgrace_gpu || return 1
 	unbind_gpu "$hopper" &
@@ -111,7 +115,8 @@ unbound_under_load() {
 	kill -0 $unbinding || { echo 'unbound in use'; cat /tmp/storm; return 1; }
 	wait
 	cat /tmp/storm
-	grep -F 'ok 1 gpu.guest_flr.storm' /tmp/storm && [ ! -e "$dev/$hopper/driver" ] && claims_are_gone 700
+	grep -F 'ok 1 gpu.guest_flr.storm' /tmp/storm && [ ! -e "$dev/$hopper/driver" ] &&
+		claims_are_gone 700
 }
 
 # power_state_is STATE: of the bound GPU that nobody uses, by runtime PM.

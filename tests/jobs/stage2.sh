@@ -34,7 +34,8 @@ trace=/sys/kernel/tracing
 
 # in_guest PROBES
 in_guest() {
-	test="TEST=memory_types PROBES=$(echo "$*" | tr ' ' ,) REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+	test="TEST=memory_types PROBES=$(echo "$*" | tr ' ' ,)"
+	test="$test REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
 	# shellcheck disable=SC2046
 	guest /guest.cpio $(vfio_args "$BDF") \
 		-append "console=ttyAMA0 panic=-1 oops=panic quiet $test"
@@ -43,18 +44,21 @@ in_guest() {
 # must_break PROBE: the guest takes an abort, or its vCPU stops.
 must_break() {
 	! in_guest "$1" > /tmp/broken || { cat /tmp/broken; return 1; }
-	grep -E 'alignment fault|Unhandled fault|external abort|Bad address|Bus error' /tmp/broken /tmp/guest.log
+	grep -E 'alignment fault|Unhandled fault|external abort|Bad address|Bus error' \
+		/tmp/broken /tmp/guest.log
 }
 
 trace_stage2() {
 	echo 32768 > $trace/buffer_size_kb
-	echo 'p:stage2 kvm_pgtable_stage2_map addr=%x1:x64 size=%x2:x64 phys=%x3:x64 prot=%x4:x64' > $trace/kprobe_events
+	echo 'p:stage2 kvm_pgtable_stage2_map addr=%x1:x64 size=%x2:x64 phys=%x3:x64 prot=%x4:x64' \
+		> $trace/kprobe_events
 	echo 1 > $trace/events/kprobes/stage2/enable
 }
 
 stop_tracing() {
 	echo 0 > $trace/events/kprobes/stage2/enable
-	sed -n 's/.* size=\(0x[0-9a-f]*\) phys=\(0x[0-9a-f]*\) prot=\(0x[0-9a-f]*\)$/\1 \2 \3/p' $trace/trace > /tmp/stage2
+	sed -n 's/.* size=\(0x[0-9a-f]*\) phys=\(0x[0-9a-f]*\) prot=\(0x[0-9a-f]*\)$/\1 \2 \3/p' \
+		$trace/trace > /tmp/stage2
 	echo > $trace/trace
 	echo > $trace/kprobe_events
 }
@@ -66,7 +70,12 @@ stage2_is() {
 	while read -r size phys prot; do
 		[ $((phys)) -ge $(($1)) ] && [ $((phys)) -le $(($2)) ] || continue
 		seen=$((seen + 1))
-		case $((prot >> STAGE2_DEVICE_BIT & 3)) in 0) type=normal ;; 1) type=device ;; 2) type=nc ;; *) type=both ;; esac
+		case $((prot >> STAGE2_DEVICE_BIT & 3)) in
+		0) type=normal ;;
+		1) type=device ;;
+		2) type=nc ;;
+		*) type=both ;;
+		esac
 		if [ $type != "$3" ] || [ $((size)) -lt "$4" ]; then
 			echo "phys $phys size $size prot $prot: $type"
 			return 1
@@ -80,13 +89,17 @@ stage2_is() {
 stage2_has_none() {
 	[ -s /tmp/stage2 ] || return 1
 	while read -r size phys prot; do
-		[ $((phys)) -lt $(($1)) ] || [ $((phys)) -gt $(($2)) ] || { echo "phys $phys size $size prot $prot"; return 1; }
+		[ $((phys)) -lt $(($1)) ] || [ $((phys)) -gt $(($2)) ] || {
+			echo "phys $phys size $size prot $prot"
+			return 1
+		}
 	done < /tmp/stage2
 }
 
 qemu_is_refused() {
 	! in_guest 2:wb:plain > /tmp/refused || return 1
-	grep 'KVM_SET_USER_MEMORY_REGION failed.*: Invalid argument' /tmp/guest.log || { cat /tmp/guest.log; return 1; }
+	grep 'KVM_SET_USER_MEMORY_REGION failed.*: Invalid argument' /tmp/guest.log ||
+		{ cat /tmp/guest.log; return 1; }
 }
 
 # cpu_has yes|no FEATURE, in the words of the kernel's log.

@@ -22,7 +22,8 @@ reg() { devmem $(($(sed -n '1s/ .*//p' "$dev/$BDF/resource") + $1)) 32; }
 # is DEVICE: what lspci would print.
 is() {
 	grep -H . "$dev/$BDF/vendor" "$dev/$BDF/device" "$dev/$BDF/class" "$dev/$BDF/modalias"
-	[ "$(cat "$dev/$BDF/vendor" "$dev/$BDF/device" "$dev/$BDF/class" | tr '\n' ' ')" = "0x10de 0x$1 0x030200 " ]
+	[ "$(cat "$dev/$BDF/vendor" "$dev/$BDF/device" "$dev/$BDF/class" | tr '\n' ' ')" = \
+		"0x10de 0x$1 0x030200 " ]
 }
 
 # The functions that it is made of do not show.
@@ -54,7 +55,8 @@ resets_by() {
 	knob "$BDF" ready_ms 0
 	echo default > "$dev/$BDF/reset_method"
 	echo "$now, resets: $before, $(knob "$BDF" "resets_$1")"
-	[ "$now" = '0x00000000 0x00000000' ] && [ "$(knob "$BDF" "resets_$1")" = $((before + 1)) ] || return 1
+	[ "$now" = '0x00000000 0x00000000' ] &&
+		[ "$(knob "$BDF" "resets_$1")" = $((before + 1)) ] || return 1
 	sleep 3
 	[ "$(reg 0x1498) $(reg 0x200bc)" = '0x000000FF 0x000000FF' ]
 }
@@ -119,11 +121,14 @@ errors() {
 	*bus*) resets=1 end=successful ;;
 	*) resets=0 end=failed ;;
 	esac
-	knob "$BDF" aer_correctable 0x1 && logged "$BDF: PCIe Bus Error: severity=Correctable" || return 1
-	knob "$BDF" aer_uncorrectable 0x4000 && logged "$BDF: PCIe Bus Error: severity=Uncorrectable \(Non-Fatal\)" &&
+	knob "$BDF" aer_correctable 0x1 &&
+		logged "$BDF: PCIe Bus Error: severity=Correctable" || return 1
+	knob "$BDF" aer_uncorrectable 0x4000 &&
+		logged "$BDF: PCIe Bus Error: severity=Uncorrectable \(Non-Fatal\)" &&
 		logged "$port: AER: device recovery successful" || return 1
 	[ "$(knob "$BDF" resets_bus)" = "$before" ] || return 1
-	[ "$(knob "$BDF" aer_correctable) $(knob "$BDF" aer_uncorrectable)" = '0x0 0x0' ] || return 1
+	[ "$(knob "$BDF" aer_correctable) $(knob "$BDF" aer_uncorrectable)" = '0x0 0x0' ] ||
+		return 1
 	lines=$(dmesg | wc -l)
 	knob "$BDF" aer_uncorrectable 0x10 && logged "$BDF: .*severity=Uncorrectable \(Fatal\)" &&
 		logged "$port: AER: device recovery $end" || return 1
@@ -146,26 +151,30 @@ END
 	ok "alias_matches.$gpu" alias_matches
 	# shellcheck disable=SC2046
 	ok "reset_methods.$gpu" methods_are $(echo "$methods" | tr , ' ')
-	for method in $(echo "$methods" | tr , ' '); do ok "resets.$method.$gpu" resets_by "$method"; done
+	for method in $(echo "$methods" | tr , ' '); do
+		ok "resets.$method.$gpu" resets_by "$method"
+	done
 done
 
 for bar in 2 4; do
 	ok "load.usemem_bar_$bar" insmod /modules/nvgrace_gpu.ko usemem_bar=$bar
 	ok "bind.usemem_bar_$bar" bound_by_name
-	res=$((6 - bar)) hint=
-	[ $bar = 4 ] || hint="; NVIDIA's guest driver needs usemem_bar=4"
+	res="BAR$((6 - bar)), backed 0x40000000 bar_size 0x40000000"
+	use="BAR$bar, backed 0x20000000 bar_size 0x20000000"
+	plain='backed 0x60000000 bar_size 0x80000000'
+	[ $bar = 4 ] || use="$use; NVIDIA's guest driver needs usemem_bar=4"
 	ok "layout.usemem_bar_$bar.GP00" says GP00 \
-		"usemem [mem 0x70000000000-0x7001fffffff] is BAR$bar, backed 0x20000000 bar_size 0x20000000$hint" \
-		"resmem [mem 0x70020000000-0x7005fffffff] is BAR$res, backed 0x40000000 bar_size 0x40000000"
+		"usemem [mem 0x70000000000-0x7001fffffff] is $use" \
+		"resmem [mem 0x70020000000-0x7005fffffff] is $res"
 	ok "layout.usemem_bar_$bar.GP01" says GP01 \
-		"usemem [mem 0x71000000000-0x7105fffffff] is BAR4, backed 0x60000000 bar_size 0x80000000"
+		"usemem [mem 0x71000000000-0x7105fffffff] is BAR4, $plain"
 	ok "layout.usemem_bar_$bar.GP02" says GP02 \
-		"usemem [mem 0x72000000000-0x7201fffffff] is BAR$bar, backed 0x20000000 bar_size 0x20000000$hint" \
-		"resmem [mem 0x72020000000-0x7205fffffff] is BAR$res, backed 0x40000000 bar_size 0x40000000"
+		"usemem [mem 0x72000000000-0x7201fffffff] is $use" \
+		"resmem [mem 0x72020000000-0x7205fffffff] is $res"
 	ok "layout.usemem_bar_$bar.GP03" says GP03 \
-		"usemem [mem 0x73000000000-0x7301fffffff] is BAR$bar, backed 0x20000000 bar_size 0x20000000$hint" \
-		"resmem [mem 0x73020000000-0x7305fffffff] is BAR$res, backed 0x40000000 bar_size 0x40000000"
-	hopper="$bar:$((gib / 2)):$((gib / 2)) $res:$gib:$gib"
+		"usemem [mem 0x73000000000-0x7301fffffff] is $use" \
+		"resmem [mem 0x73020000000-0x7305fffffff] is $res"
+	hopper="$bar:$((gib / 2)):$((gib / 2)) $((6 - bar)):$gib:$gib"
 	start GP00 0 flr "$hopper"
 	start GP01 1 bus "4:$((gib + gib / 2)):$((2 * gib)) 2:$gib:$gib"
 	start GP02 -1 flr "$hopper"
@@ -187,5 +196,6 @@ ok standins_go rmmod gpu_standin
 ok plain_functions_again plain_functions_again
 ok standins_come load_standins
 ok ids_again is 31c2
-ok log log_is_clean '(AER: )?PCIe Bus Error: .*' '  device \[10de:.*\] error status/mask=.*' ' *\[[ 0-9]*\] .*'
+ok log log_is_clean '(AER: )?PCIe Bus Error: .*' '  device \[10de:.*\] error status/mask=.*' \
+	' *\[[ 0-9]*\] .*'
 finish

@@ -24,11 +24,16 @@ load_standins() {
 
 # knob BDF FILE [VALUE]: read or write what debugfs has of such a stand-in.
 knob() {
-	if [ $# = 2 ]; then cat "/sys/kernel/debug/gpu_standin/$1/$2"; else echo "$3" > "/sys/kernel/debug/gpu_standin/$1/$2"; fi
+	if [ $# = 2 ]; then
+		cat "/sys/kernel/debug/gpu_standin/$1/$2"
+	else
+		echo "$3" > "/sys/kernel/debug/gpu_standin/$1/$2"
+	fi
 }
 
 unbind_gpu() {
-	[ ! -e "/sys/bus/pci/devices/$1/driver" ] || echo "$1" > "/sys/bus/pci/devices/$1/driver/unbind"
+	[ ! -e "/sys/bus/pci/devices/$1/driver" ] ||
+		echo "$1" > "/sys/bus/pci/devices/$1/driver/unbind"
 }
 
 # A bochs-display by itself has RAM for a BAR0; say there that it is a ready GPU.
@@ -104,8 +109,10 @@ finish() {
 # The kernel log since the last call has no trouble, and of the driver it has
 # only lines that it writes when all is well, or that match one of the extended
 # regular expressions given. KNOWN_WARNING is a function of the kernel's own.
-GOOD_LINES='nvgrace_gpu: loading out-of-tree module taints kernel\.
-(usemem|resmem) \[mem 0x[0-9a-f]*-0x[0-9a-f]*\] is BAR[24], backed 0x[0-9a-f]* bar_size 0x[0-9a-f]*(; NVIDIA.s guest driver needs usemem_bar=4)?
+hex='0x[0-9a-f]*'
+hint='; NVIDIA.s guest driver needs usemem_bar=4'
+GOOD_LINES="(usemem|resmem) \\[mem $hex-$hex\\] is BAR[24], backed $hex bar_size $hex($hint)?
+"'nvgrace_gpu: loading out-of-tree module taints kernel\.
 (Adding to|Removing from) iommu group [0-9]*
 resetting
 reset done
@@ -114,9 +121,11 @@ enabling device \(000. -> 000.\)
 log_is_clean() {
 	dmesg -c > /tmp/dmesg
 	cat /tmp/dmesg > /dev/console
-	[ -z "${KNOWN_WARNING:-}" ] || sed -i "/WARNING: .* $KNOWN_WARNING+/,/end trace/d" /tmp/dmesg
-	! grep -E 'WARNING:|BUG:|BUG at|Oops|Call trace|possible circular|suspicious RCU|Unable to handle|hung_task|blocked for more|[Bb]ad page' /tmp/dmesg ||
-		return 1
+	[ -z "${KNOWN_WARNING:-}" ] ||
+		sed -i "/WARNING: .* $KNOWN_WARNING+/,/end trace/d" /tmp/dmesg
+	! grep -e WARNING: -e BUG: -e 'BUG at' -e Oops -e 'Call trace' \
+		-e '[Bb]ad page' -e 'possible circular' -e 'suspicious RCU' -e 'Unable to handle' \
+		-e hung_task -e 'blocked for more' /tmp/dmesg || return 1
 	{ echo "$GOOD_LINES"; for re; do echo "$re"; done; } > /tmp/good
 	sed -n 's/^\[[^]]*\] //; s/^nvgrace_gpu [0-9a-f:.]*: //p; t; /nvgrace_gpu/p' /tmp/dmesg |
 		grep -vxE -f /tmp/good > /tmp/unexpected || return 0
@@ -143,11 +152,13 @@ guest() {
 	initrd=$1 guest_dir=${GUEST_DIR:-/tmp}
 	shift
 	rm -f "$guest_dir/guest.log" "$guest_dir/guest.verdict"
-	timeout "${GUEST_TIMEOUT:-300}" qemu-system-aarch64 -M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m 512 \
+	timeout "${GUEST_TIMEOUT:-300}" qemu-system-aarch64 \
+		-M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m 512 \
 		-nodefaults -display none -no-reboot -kernel /Image -initrd "$initrd" \
 		-append 'console=ttyAMA0 panic=-1 quiet' -serial "file:$guest_dir/guest.log" \
-		-chardev "file,id=verdict,path=$guest_dir/guest.verdict" -device virtio-serial-pci,romfile= \
-		-device virtserialport,chardev=verdict "$@" > "$guest_dir/qemu.log" 2>&1 &
+		-chardev "file,id=verdict,path=$guest_dir/guest.verdict" \
+		-device virtio-serial-pci,romfile= -device virtserialport,chardev=verdict \
+		"$@" > "$guest_dir/qemu.log" 2>&1 &
 	qemu=$!
 	# QEMU keeps a guest whose vCPU cannot go on, for a debugger to look at.
 	while kill -0 $qemu 2> /dev/null; do
