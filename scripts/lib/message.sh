@@ -18,30 +18,37 @@ die_log() {
 	die "$*; the whole log is $log"
 }
 
+# watch_step SHELL MESSAGE PROGRESS: show how far it is, as long as SHELL lives.
+watch_step() {
+	local start=$SECONDS now progress
+	while kill -0 "$1" 2> /dev/null; do
+		sleep 1
+		now=$((SECONDS - start))
+		if [ -t 2 ]; then
+			progress=$([ "$3" = - ] || "$3")
+			printf '\r\033[K%-58s %4d s  %s' "$2" $now "$progress" >&2
+		elif [ "$3" != - ] && [ $now != 0 ] && [ $((now % 30)) = 0 ]; then
+			printf '  %s, after %d s\n' "$("$3")" $now >&2
+		fi
+	done
+}
+
 # step MESSAGE PROGRESS COMMAND...: run the command, and print a line with the time that it
 # took. PROGRESS is a function that prints how far the command is, or - for none; a
 # terminal shows that every second, a log every half minute.
 step() {
-	local message=$1 progress=$2 start=$SECONDS pid rc=0 tty='' now
+	local message=$1 progress=$2 start=$SECONDS watcher rc
 	shift 2
-	[ ! -t 2 ] || tty=1
-	[ -n "$tty" ] || printf '%s ...\n' "$message" >&2
-	"$@" >&2 &
-	pid=$!
-	while kill -0 $pid 2> /dev/null; do
-		sleep 0.2
-		now=$((SECONDS - start))
-		if [ -n "$tty" ]; then
-			printf '\r\033[K%-58s %4d s  %s' "$message" $now \
-				"$([ "$progress" = - ] || "$progress")" >&2
-			sleep 0.8
-		elif [ "$progress" != - ] && [ $now -ge 30 ] && [ $((now % 30)) = 0 ]; then
-			printf '  %s, after %d s\n' "$("$progress")" $now >&2
-			sleep 0.8
-		fi
-	done
-	wait $pid || rc=$?
-	[ -z "$tty" ] || printf '\r\033[K' >&2
+	[ -t 2 ] || printf '%s ...\n' "$message" >&2
+	# The command is the one in the foreground, so that Ctrl-C ends it.
+	watch_step $BASHPID "$message" "$progress" &
+	watcher=$!
+	# Where a failure does not end the shell, it is returned.
+	"$@" >&2
+	rc=$?
+	kill $watcher 2> /dev/null || :
+	wait $watcher 2> /dev/null || :
+	[ ! -t 2 ] || printf '\r\033[K' >&2
 	[ $rc = 0 ] || return $rc
 	printf '%-58s %4d s\n' "$message" $((SECONDS - start)) >&2
 }
