@@ -160,7 +160,11 @@ dmesg -c > /dev/null
 ok probe.ready binds "$hopper"
 ok probe.ready_blackwell binds "$blackwell"
 if [ -e /sys/kernel/debug/vfio ]; then
+	if [ -e "/sys/kernel/debug/vfio/$hopper/nvgrace_gpu" ]; then
 	ok debugfs.regions debugfs_regions
+else
+	skip debugfs.regions 'this kernel has no VFIO_DEBUGFS'
+fi
 else
 	skip debugfs.regions 'the kernel has no VFIO_DEBUGFS'
 fi
