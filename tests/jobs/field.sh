@@ -76,7 +76,8 @@ unbind_gpu "$first"
 ok remove_bound remove_bound
 ok remove_open remove_open
 ok unload rmmod nvgrace_gpu
-ok log log_is_clean '(error -[A-Z0-9]*: )?not ready .*' 'probe with driver nvgrace_gpu failed with error -[0-9]*' \
+ok log log_is_clean '(error -[A-Z0-9]*: )?not ready .*' \
+	'probe with driver nvgrace_gpu failed with error -[0-9]*' \
 	'timed out waiting for pending transaction.*' 'Device config space inaccessible.*' \
 	'Unable to change power state from .*' \
 	'No device request channel registered, blocked until released by user' \
