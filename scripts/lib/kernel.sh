@@ -12,8 +12,9 @@
 
 JOBS=$(nproc)
 KARCH=(ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-)
-# The KVM series without its cover letter, 0000.
-SERIES=("$TOP"/patches/linux-6.12/000[1-9]-*.patch)
+# The series for 6.12 without its cover letter, 0000.
+SERIES=("$TOP"/patches/linux-6.12/0*.patch)
+SERIES=("${SERIES[@]:1}")
 
 PACKAGED_KERNELS=(6.12 6.12-16k newest)
 BUILT_KERNELS=(6.12-debug 6.12-patched newest-debug 6.12-64k)
