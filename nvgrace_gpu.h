@@ -12,6 +12,8 @@
 /*
  * Lock order, outermost first:
  *
+ *	device lock		The PCI core holds it in resets and AER's callbacks. VFIO takes
+ *				it within memory_lock, by trylock only.
  *	power_lock		Over a write of the power state, user copy included.
  *	mmap_lock, VMA lock	mm's; held in faults. Reads and writes of a region must
  *				not touch the user's memory below this line.
