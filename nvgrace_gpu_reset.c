@@ -60,8 +60,9 @@ static void end_recovery(struct nvgrace_gpu_device *nvdev)
 /*
  * AER resets the link without calling .reset_prepare; .error_detected is the only
  * notice. For a frozen channel the reset is certain. For a non-fatal error it depends
- * on the neighbours' drivers. A channel that failed for good is the end of a recovery,
- * and .resume does not follow.
+ * on the neighbours' drivers. A recovery that fails ends without .resume: newer kernels
+ * report pci_channel_io_perm_failure then. 6.12 reports nothing, and the gate stays
+ * RESETTING until its deadline.
  */
 static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
 						   pci_channel_state_t state)
