@@ -207,7 +207,8 @@ static ssize_t write_core(struct nvgrace_gpu_device *nvdev,
 	 * GPU is in D3, a poll may still find it ready. power_lock serializes the
 	 * writes, so that each move is between its own two calls.
 	 */
-	mutex_lock(&nvdev->power_lock);
+	if (mutex_lock_killable(&nvdev->power_lock))
+		return -EINTR;
 	nvgrace_gpu_gate_retrain(nvdev);
 	ret = nvgrace_gpu_core_write(nvdev, buf, count, ppos);
 	nvgrace_gpu_gate_retrain(nvdev);
@@ -226,7 +227,7 @@ static ssize_t write_core(struct nvgrace_gpu_device *nvdev,
  *
  * Context: Process context, no locks held; takes bar_lock, power_lock, ready_lock.
  * Return: bytes written; -EFAULT if @buf is bad or a part of the access is beyond
- * config space; or as vfio_pci_core_write().
+ * config space; -EINTR if the task was killed; or as vfio_pci_core_write().
  */
 ssize_t nvgrace_gpu_config_write(struct nvgrace_gpu_device *nvdev,
 				 const char __user *buf, size_t count,
