@@ -12,6 +12,8 @@
 /*
  * Lock order, outermost first:
  *
+ *	device lock		The PCI core holds it in resets and AER's callbacks. VFIO takes
+ *				it within memory_lock, by trylock only.
  *	power_lock		Over a write of the power state, user copy included.
  *	mmap_lock, VMA lock	mm's; held in faults. Reads and writes of a region must
  *				not touch the user's memory below this line.
@@ -22,7 +24,8 @@
  *				from enter to exit. Resets that VFIO did not initiate
  *				do not take memory_lock; ready_lock covers those.
  *	      i_mmap_rwsem	mm's; taken by zaps, which may follow a revoke with or
- *				without memory_lock held, never within ready_lock.
+ *				without memory_lock held, never within ready_lock. mm
+ *				takes the lock of poison.pages within it.
  *	bar_lock		Innermost: a few loads and stores, no user copy.
  */
 #ifndef NVGRACE_GPU_H
@@ -121,7 +124,7 @@ struct nvgrace_gpu_status {
 	u32 memory;
 };
 
-/* What is counted of the faults on regions, by block size or outcome. */
+/* Faults on regions are counted by block size or outcome. */
 enum nvgrace_gpu_fault {
 	NVGRACE_GPU_FAULT_PAGE,
 	NVGRACE_GPU_FAULT_PMD,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The driver is written to the newest kernel's API. What an older kernel lacks
- * is made up for here, one feature macro a difference. Kbuild defines the macros
+ * The driver is written to the newest kernel's API. This header supplies what an older
+ * kernel lacks, with one feature macro for each difference. Kbuild defines the macros
  * NVGRACE_GPU_HAVE_*: it compiles nvgrace_gpu_probe.c against the kernel's headers.
  */
 #ifndef NVGRACE_GPU_COMPAT_H
@@ -11,7 +11,7 @@
 #include <linux/uaccess.h>
 #include <linux/vfio_pci_core.h>
 
-/* Huge entries take a plain pfn; they took a pfn_t. */
+/* vmf_insert_pfn_pmd() and _pud() take a plain pfn; on older kernels, a pfn_t. */
 #ifdef NVGRACE_GPU_HAVE_PFN
 #define nvgrace_gpu_pfn(pfn)	(pfn)
 #else

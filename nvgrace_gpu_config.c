@@ -27,7 +27,7 @@ static unsigned int bar_offset(const struct nvgrace_gpu_region *region)
 	       sizeof(u32) * (region->index - VFIO_PCI_BAR0_REGION_INDEX);
 }
 
-/* COUNT bytes of the register, from OFFSET on; their sum is 8 at most. */
+/* Read COUNT bytes of the register, from OFFSET on; their sum is 8 at most. */
 static void read_bar(const struct nvgrace_gpu_region *region,
 		     unsigned int offset, size_t count, u8 *bytes)
 {
@@ -201,13 +201,14 @@ static ssize_t write_core(struct nvgrace_gpu_device *nvdev,
 		return nvgrace_gpu_core_write(nvdev, buf, count, ppos);
 
 	/*
-	 * A GPU that comes out of D3 may have to train. On the way out, what counts
-	 * is the call before: the first access in D0 must find the gate closed, and
-	 * all of the time to train left. On the way in it is the call after: until
-	 * then the registers may be found ready once more. One write at a time, lest
-	 * two threads' moves mix those up.
+	 * A GPU that returns from D3 may have to train. For a move to D0, the first
+	 * retrain matters: the first access in D0 must find the gate closed, and the
+	 * whole time to train left. For a move to D3, the second one matters: until the
+	 * GPU is in D3, a poll may still find it ready. power_lock serializes the
+	 * writes, so that each move is between its own two calls.
 	 */
-	mutex_lock(&nvdev->power_lock);
+	if (mutex_lock_killable(&nvdev->power_lock))
+		return -EINTR;
 	nvgrace_gpu_gate_retrain(nvdev);
 	ret = nvgrace_gpu_core_write(nvdev, buf, count, ppos);
 	nvgrace_gpu_gate_retrain(nvdev);
@@ -226,7 +227,7 @@ static ssize_t write_core(struct nvgrace_gpu_device *nvdev,
  *
  * Context: Process context, no locks held; takes bar_lock, power_lock, ready_lock.
  * Return: bytes written; -EFAULT if @buf is bad or a part of the access is beyond
- * config space; or as vfio_pci_core_write().
+ * config space; -EINTR if the task was killed; or as vfio_pci_core_write().
  */
 ssize_t nvgrace_gpu_config_write(struct nvgrace_gpu_device *nvdev,
 				 const char __user *buf, size_t count,

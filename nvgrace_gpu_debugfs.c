@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What the driver knows of a GPU, for whoever looks into a problem. The files are
- * in the device's directory below vfio/ and described in
- * Documentation/ABI/testing/debugfs-vfio-nvgrace_gpu.
+ * The state of a GPU in debugfs, for debugging. The files are in the device's directory
+ * below vfio/. Documentation/ABI/testing/debugfs-vfio-nvgrace_gpu describes them.
  */
 #include <linux/debugfs.h>
 #include <linux/seq_file.h>
@@ -89,7 +88,7 @@ void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev)
 {
 	struct dentry *dir;
 
-	/* Without one of VFIO's, this would be in everybody's way at the top. */
+	/* A NULL parent would put the directory at the top of debugfs. */
 	if (IS_ERR_OR_NULL(nvdev->core.vdev.debug_root))
 		return;
 

@@ -95,7 +95,7 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 {
 	int ret;
 
-	/* Whether or not that could reset the device, the last user is gone. */
+	/* vfio_pci_core_enable() may not have been able to reset the device. */
 	nvgrace_gpu_config_reset(nvdev);
 	nvgrace_gpu_gate_retrain(nvdev);
 
@@ -142,7 +142,7 @@ static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 	nvgrace_gpu_dmabuf_close(nvdev);
 	get_idle(&nvdev->core.pdev->dev);
 	vfio_pci_core_close_device(core_vdev);
-	/* That resets the device, and announces it to nobody. */
+	/* The core has reset the device, without calling .reset_prepare or .reset_done. */
 	nvgrace_gpu_gate_retrain(nvdev);
 }
 
@@ -168,10 +168,10 @@ static long nvgrace_gpu_ioctl(struct vfio_device *core_vdev, unsigned int cmd,
 						      nvgrace_gpu_get_region_info);
 	case VFIO_DEVICE_IOEVENTFD:
 		/*
-		 * There are no registers in memory. Nor can those of other
-		 * BARs be told apart safely: the core would read the offset
-		 * from user memory again, and take it for the GPU's own BAR
-		 * underneath.
+		 * The regions have no registers, and ioeventfds on other BARs
+		 * cannot be let through safely. The core reads the offset from
+		 * user memory again. A VMM that changes the offset in between
+		 * would reach the physical BAR below a region.
 		 */
 		if (to_nvdev(core_vdev)->nr_regions)
 			return -ENOTTY;
@@ -208,8 +208,8 @@ static ssize_t nvgrace_gpu_write(struct vfio_device *core_vdev,
 
 	region = nvgrace_gpu_find_region(nvdev, index);
 	if (region)
-		return nvgrace_gpu_region_rw(nvdev, region, (char __user *)buf, count, ppos,
-				 true);
+		return nvgrace_gpu_region_rw(nvdev, region, (char __user *)buf, count,
+					     ppos, true);
 
 	if (index == VFIO_PCI_CONFIG_REGION_INDEX)
 		return nvgrace_gpu_config_write(nvdev, buf, count, ppos);

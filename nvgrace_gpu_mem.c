@@ -28,16 +28,15 @@
 #define REGION_PGOFF_SHIFT	(VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT)
 
 /*
- * What a read or write maps into the kernel at a time: enough to be mapped by
- * one block entry (with 4 KiB pages), little enough that the region's size makes
- * no difference.
+ * A read or write maps this much into the kernel at a time: one block entry can map it
+ * (with 4 KiB pages), and the cost does not depend on the size of the region.
  */
 #define RW_WINDOW	SZ_2M
 
-/* What a read or write copies at a time within the gate. */
+/* A read or write copies this much at a time within the gate. */
 #define RW_BOUNCE	SZ_64K
 
-/* How a read or write enters it. */
+/* A read or write enters the gate with these flags. */
 #define RW_GATE		(NVGRACE_GPU_GATE_AWAKE | NVGRACE_GPU_GATE_INTERRUPTIBLE)
 
 static void fill_region(struct nvgrace_gpu_region *region, const char *name,
@@ -98,7 +97,7 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 }
 
 /**
- * nvgrace_gpu_claim_regions() - keep everybody else off the memory
+ * nvgrace_gpu_claim_regions() - request the memory, so that no other driver uses it
  * @nvdev: the device, which is being bound
  *
  * The claim ends when the device is unbound. A failure is logged.
@@ -239,7 +238,7 @@ static int copy_window(struct nvgrace_gpu_device *nvdev,
 	} else if (iswrite) {
 		memcpy(window, bounce, count);
 		if (!region->cacheable)
-			wmb(); /* written is written: out of the merge buffer */
+			wmb(); /* empty the merge buffer within the gate */
 	} else if (copy_mc_to_kernel(bounce, window, count)) {
 		ret = -EIO; /* poisoned, on architectures that survive it */
 	}
@@ -341,7 +340,7 @@ static int read_hole(char __user *buf, void *bounce, size_t count)
 	return 0;
 }
 
-/* A region's read() or write() with the GPU awake, in kernel buffer BOUNCE. */
+/* Do a region's read() or write() once, through the kernel buffer BOUNCE; the GPU is awake. */
 static int rw_once(struct nvgrace_gpu_device *nvdev,
 		   const struct nvgrace_gpu_region *region, char __user *buf,
 		   void *bounce, u64 pos, size_t count, size_t backed,
@@ -641,8 +640,8 @@ int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
  * nvgrace_gpu_zap_regions() - take the regions out of all mappings
  * @nvdev: the device
  *
- * Context: Process context, may sleep. To keep them out the caller has taken back
- * what lets a fault map them.
+ * Context: Process context, may sleep. The caller has revoked the gate if faults must not
+ * map the regions again at once.
  */
 void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev)
 {
@@ -659,7 +658,7 @@ void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev)
  * @region: the region
  * @info: size, offset and flags are filled in
  * @caps: gets a sparse area of the bytes that are real memory, and so can be
- *	mapped; by it the user learns their number
+ *	mapped; the VMM learns @region->backed from it
  *
  * Context: Process context, may sleep.
  * Return: 0, or -ENOMEM.
@@ -731,7 +730,7 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma,
 	if (*pgoff < vma->vm_pgoff || *pgoff >= vma->vm_pgoff + vma_pages(vma))
 		return -EFAULT;
 
-	/* Without memory for that, read() and write() meet the page themselves. */
+	/* If xa_store() finds no memory, read() and write() do not refuse the page. */
 	if (!xa_store(&nvdev->poison.pages, pfn, xa_mk_value(1), GFP_ATOMIC))
 		dev_err_ratelimited(&nvdev->core.pdev->dev,
 				    "%s: page at offset %#llx is poisoned\n",
@@ -779,8 +778,8 @@ int nvgrace_gpu_watch_poison(struct nvgrace_gpu_device *nvdev)
  * nvgrace_gpu_unwatch_poison() - undo nvgrace_gpu_watch_poison()
  * @nvdev: the device
  *
- * The driver keeps the poisoned pages that it knows: they are no better for the next
- * user.
+ * The driver remembers the poisoned pages that it knows, because they stay poisoned for
+ * the next VFIO user.
  *
  * Context: Process context, may sleep.
  */

@@ -141,20 +141,11 @@ static int read_registers(struct pci_dev *pdev, void __iomem *bar0,
 }
 
 /*
- * Sleep between two polls, ever longer. An error if a signal that STATE allows is
+ * Sleep between two polls, ever longer. Returns an error if a signal that STATE allows is
  * pending.
- *
- * If it is TASK_INTERRUPTIBLE the freezer ends the sleep as a signal does. A killable
- * task is frozen where it sleeps: a fault in KVM_RUN or in copy_from_user() cannot be
- * given up halfway, and a host that suspends does not wait for a GPU that trains.
- * "Unsafe" means the locks of its callers, such as a vCPU's mutex: what waits for
- * those is a user task, too.
  */
 static int sleep_before_poll(unsigned int state, unsigned int *ms)
 {
-	if (state != TASK_INTERRUPTIBLE)
-		state |= TASK_FREEZABLE_UNSAFE;
-
 	if (!signal_pending_state(state, current)) {
 		set_current_state(state);
 		schedule_timeout(msecs_to_jiffies(*ms));
@@ -162,9 +153,13 @@ static int sleep_before_poll(unsigned int state, unsigned int *ms)
 	}
 	if (!signal_pending_state(state, current))
 		return 0;
-	return state == TASK_INTERRUPTIBLE ? -ERESTARTSYS : -EINTR;
+	return state & TASK_INTERRUPTIBLE ? -ERESTARTSYS : -EINTR;
 }
 
+/*
+ * Never frozen here: this task holds the device lock, and the host's suspend waits for all
+ * probes once user tasks are frozen.
+ */
 static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 {
 	unsigned long limit = jiffies + TRAINING_LIMIT_S * HZ;
@@ -481,10 +476,19 @@ void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev)
  */
 int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
-	unsigned int state = flags & NVGRACE_GPU_GATE_INTERRUPTIBLE ?
-			     TASK_INTERRUPTIBLE : TASK_KILLABLE;
+	unsigned int state = TASK_INTERRUPTIBLE;
 	unsigned int ms = 1;
 	int ret;
+
+	/*
+	 * The freezer ends an interruptible sleep as a signal does. It freezes a killable
+	 * task where the task sleeps: a fault in KVM_RUN or in copy_from_user() cannot be
+	 * given up halfway, and the host must be able to suspend while the GPU trains.
+	 * "Unsafe" means the locks of the callers, such as a vCPU's mutex. No suspend
+	 * callback takes those of KVM and VFIO.
+	 */
+	if (!(flags & NVGRACE_GPU_GATE_INTERRUPTIBLE))
+		state = TASK_KILLABLE | TASK_FREEZABLE_UNSAFE;
 
 	for (;;) {
 		ret = nvgrace_gpu_gate_enter(nvdev, flags & ~NVGRACE_GPU_GATE_NOWAIT);

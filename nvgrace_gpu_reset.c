@@ -60,8 +60,9 @@ static void end_recovery(struct nvgrace_gpu_device *nvdev)
 /*
  * AER resets the link without calling .reset_prepare; .error_detected is the only
  * notice. For a frozen channel the reset is certain. For a non-fatal error it depends
- * on the neighbours' drivers. A channel that failed for good is the end of a recovery,
- * and .resume does not follow.
+ * on the neighbours' drivers. A recovery that fails ends without .resume: newer kernels
+ * report pci_channel_io_perm_failure then. 6.12 reports nothing, and the gate stays
+ * RESETTING until its deadline.
  */
 static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
 						   pci_channel_state_t state)
@@ -101,7 +102,10 @@ const struct pci_error_handlers nvgrace_gpu_err_handlers = {
 /* vfio_pci_core's, which handle runtime PM only. It does not export them. */
 static const struct dev_pm_ops *core_pm_ops;
 
-/* Of an open device only if its user has allowed it. Faults are refused by then. */
+/*
+ * vfio_pci_core lets an open device suspend only after its VFIO user has allowed that. It
+ * has zapped the mappings and set pm_runtime_engaged by then, so the gate refuses faults.
+ */
 static int runtime_suspend(struct device *dev)
 {
 	const struct dev_pm_ops *core = READ_ONCE(core_pm_ops);
@@ -111,8 +115,8 @@ static int runtime_suspend(struct device *dev)
 }
 
 /*
- * Back in D0, the GPU may have to train from now on. That comes first, because
- * vfio_pci_core lets faults in again.
+ * The GPU is back in D0 and may have to train. The driver revokes the gate before it calls
+ * vfio_pci_core, because vfio_pci_core may clear pm_runtime_engaged and so admit faults.
  */
 static int runtime_resume(struct device *dev)
 {
@@ -122,7 +126,7 @@ static int runtime_resume(struct device *dev)
 	return core && core->runtime_resume ? core->runtime_resume(dev) : 0;
 }
 
-/* Of the host: its tasks must not find the memory mapped before it is trained again. */
+/* The host suspends: afterwards no task may find the memory mapped before it is trained. */
 static int system_suspend(struct device *dev)
 {
 	begin_reset(to_nvgrace_gpu(dev_get_drvdata(dev)));
