@@ -48,7 +48,7 @@ MODULE_PARM_DESC(enable_sriov, "let sysfs enable virtual functions, as vfio-pci'
 static bool disable_idle_d3;
 module_param(disable_idle_d3, bool, 0444);
 MODULE_PARM_DESC(disable_idle_d3,
-		 "keep GPUs that nobody uses out of D3, as vfio-pci's parameter does");
+		 "keep GPUs that are not open out of D3, as vfio-pci's parameter does");
 
 static struct nvgrace_gpu_device *to_nvdev(struct vfio_device *core_vdev)
 {
