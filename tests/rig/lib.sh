@@ -48,10 +48,18 @@ bind_gpu() {
 	echo "$1" > "/sys/bus/pci/drivers/$2/bind"
 }
 
-# KTAP: plan N, then ok NAME COMMAND... for each; finish returns the verdict.
-plan() { PLAN=$1 TEST_NR=0 TEST_FAILED=0; printf 'KTAP version 1\n1..%s\n' "$1"; }
+# KTAP: ok NAME COMMAND... for each test, skip NAME REASON for one that cannot run here; then
+# finish, which prints the plan and returns the verdict. A job that does not come to its end
+# has no plan.
+TEST_NR=0 TEST_FAILED=0 TEST_HEADER='KTAP version 1'
+
+header() {
+	[ -z "$TEST_HEADER" ] || echo "$TEST_HEADER"
+	TEST_HEADER=
+}
 
 result() {
+	header
 	TEST_NR=$((TEST_NR + 1))
 	[ "$1" = ok ] || TEST_FAILED=$((TEST_FAILED + 1))
 	echo "$1 $TEST_NR $2"
@@ -69,17 +77,29 @@ ok() {
 	fi
 }
 
-# nested NAME COMMAND...: a command that prints KTAP itself, as one test. It has
-# to come to its end: a plan that was not fulfilled is a failure.
+skip() { result ok "$1 # SKIP $2"; }
+
+# nested NAME COMMAND...: a command that prints KTAP itself, as one test. It gets the
+# arguments that scripts/rig was given for it.
 nested() {
 	nested_name=$1
 	shift
+	header
 	printf '    KTAP version 1\n    # Subtest: %s\n' "$nested_name"
-	{ "$@"; echo "$?" > /tmp/nested.rc; } 2>&1 | sed '/^K*TAP version/d; s/^/    /'
-	if [ "$(cat /tmp/nested.rc)" = 0 ]; then result ok "$nested_name"; else result 'not ok' "$nested_name"; fi
+	# shellcheck disable=SC2086
+	{ "$@" $TEST_ARGS; echo "$?" > /tmp/nested.rc; } 2>&1 |
+		sed '/^K*TAP version/d; s/^/    /'
+	if [ "$(cat /tmp/nested.rc)" = 0 ]; then
+		result ok "$nested_name"
+	else
+		result 'not ok' "$nested_name"
+	fi
 }
 
-finish() { [ "$TEST_FAILED" = 0 ] && [ "$TEST_NR" = "$PLAN" ]; }
+finish() {
+	echo "1..$TEST_NR"
+	[ "$TEST_FAILED" = 0 ] && [ "$TEST_NR" != 0 ]
+}
 
 # The kernel log since the last call has no trouble, and of the driver it has
 # only lines that it writes when all is well, or that match one of the extended
@@ -103,6 +123,18 @@ log_is_clean() {
 	echo "unexpected lines in the kernel log:"
 	cat /tmp/unexpected
 	return 1
+}
+
+# has_iommufd: can a device be opened by its own node and attached to an iommufd?
+has_iommufd() { [ -e /dev/iommu ] && [ -e /dev/vfio/devices ]; }
+
+# vfio_args BDF: QEMU's options for the GPU, as this kernel has it, by iommufd or by container.
+vfio_args() {
+	if has_iommufd; then
+		echo "-object iommufd,id=iommufd0 -device vfio-pci,host=$1,iommufd=iommufd0"
+	else
+		echo "-device vfio-pci,host=$1"
+	fi
 }
 
 # guest INITRD [QEMU ARGUMENTS]: run a guest with Debian's QEMU; its verdict is

@@ -2,6 +2,9 @@
 # shellcheck shell=sh
 # The GPU in a guest, as an operator would start it: by iommufd in both BAR
 # layouts and by the legacy container; then what the guest left, seen from the host.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| guest | 6.12-16k newest 6.12-debug | 6.12 newest-debug 6.12-64k | --gpu=bus0:0x70000000000:1536M --gpu=port:0x72000000000:94.5G
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -36,7 +39,6 @@ guest_and_host() {
 	for r in usemem resmem; do ok "host_sees.$1.$r" verify $r 67108864; done
 }
 
-plan $((4 + 3 + 1 + 4 + 3 + 2))
 dmesg -c > /dev/null
 
 ok load.usemem_bar_4 insmod /modules/nvgrace_gpu.ko usemem_bar=4

@@ -6,6 +6,10 @@
 # twice over, so they do less than by default: one guest mode; 64 KiB pages in the
 # guest whose writes are logged, a sixteenth of the faults for the same GiB; small
 # regions; 50 changes of memslots.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| kvm-old | | 6.12-debug | --timeout=1800 --kvm-selftests
+#| kvm-new | | 6.12-patched | --timeout=1800 --kvm-selftests
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -28,7 +32,6 @@ selftest() {
 	case $rc in 127 | 124 | 143) false ;; esac
 }
 
-plan 7
 ok page_fault_test selftest page_fault_test -m 3
 ok kvm_page_table_test selftest kvm_page_table_test -m 3 -b 16m
 ok dirty_log_test selftest dirty_log_test -M dirty-log -m 5 -i 3 -I 10

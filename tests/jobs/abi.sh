@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
 # The VFIO ABI, on GPUs of three sizes, in both BAR layouts.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| abi | 6.12 6.12-16k newest 6.12-debug | newest-debug 6.12-64k | --gpu=bus0:0x70000000000:1536M
+#| | | | --gpu=port:0x71000000000:2560M-page
+#| | | | --gpu=blackwell,dvsec=0:0x72000000000:94.5G
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -20,7 +25,6 @@ replay() {
 	return "$(cat "/tmp/abi.$1.rc")"
 }
 
-plan $((2 * 8 + 1))
 dmesg -c > /dev/null
 for layout in 2 4; do
 	ok "load.usemem_bar_$layout" insmod /modules/nvgrace_gpu.ko usemem_bar=$layout

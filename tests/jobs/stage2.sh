@@ -5,6 +5,20 @@
 # refuse, or device (unpatched 6.12, the control: what fails there has to fail); mte
 # is map for a VM with MTE. BASE is where the GPU's 4.5 GiB begin; FWB, for refuse, is
 # yes or no: does the CPU have it?
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| patched | 6.12-patched | | --env=PFNMAP=map
+#| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
+#| stage2 | newest | newest-debug | --env=PFNMAP=map
+#| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
+#| unpatched | 6.12 | 6.12-debug | --env=PFNMAP=device
+#| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
+#| no-fwb | 6.12-patched | | --cpu=neoverse-n1 --env=PFNMAP=refuse --env=FWB=no
+#| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
+#| no-dic | 6.12-patched | | --cpu=cortex-a710 --env=PFNMAP=refuse --env=FWB=yes
+#| | | | --gpu=port:0x2000000000:4608M --env=BASE=0x2000000000
+#| mte | 6.12-patched | | --cpu=max --machine=mte=on --env=PFNMAP=mte
+#| | | | --gpu=port:0:0:0x70000000000:0x120000000 --env=BASE=0x70000000000
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -98,7 +112,6 @@ insmod /modules/mixedmap.ko "base=$mixed"
 
 case $PFNMAP in
 map)
-	plan 9
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
 	trace_stage2
 	nested kvm_vma kvm_vma
@@ -113,7 +126,6 @@ map)
 device)
 	# shellcheck disable=SC2086
 	set -- $breaks
-	plan $((9 + $#))
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
 	trace_stage2
 	nested kvm_vma kvm_vma
@@ -127,7 +139,6 @@ device)
 	ok breaks.online must_break online
 	;;
 refuse)
-	plan 9
 	ok "cpu.fwb_$FWB" cpu_has "$FWB" "$fwb"
 	ok cpu.dic_no cpu_has no "$dic"
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
@@ -139,7 +150,6 @@ refuse)
 	ok stage2.cacheable_mixedmap_is_never_mapped stage2_has_none $mixed $mixed_wb_end
 	;;
 mte)
-	plan 6
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
 	trace_stage2
 	nested kvm_vma kvm_vma -t mte_vm

@@ -2,6 +2,9 @@
 # shellcheck shell=sh
 # Every allocation and user copy of probe, open and use fails once, by the kernel's
 # fault injection; then nothing may be left, and nothing leaked.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| failures | 6.12-debug | newest-debug | --gpu=port:0x70000000000:1536M --kernel-args=kmemleak=on
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -26,7 +29,6 @@ no_leaks() {
 	[ -z "$(cat $DEBUG/kmemleak)" ]
 }
 
-plan 6
 gib=1073741824
 BDF=$(bdf_of "$GPUS")
 export BDF

@@ -2,6 +2,10 @@
 # shellcheck shell=sh
 # The GPU's life: not ready at probe, reset, asleep, gone, unbound under load. The
 # stand-ins are a Hopper, a Blackwell, and a Hopper that firmware gives no memory.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| life | newest 6.12-debug | 6.12 6.12-16k newest-debug 6.12-64k | --timeout=1200 --gpu=hopper:0x70000000000:4608M
+#| | | | --gpu=blackwell:0x71000000000:4608M --gpu=hopper:0:0:-:-
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -107,7 +111,6 @@ hopper_regions="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
 blackwell_regions="4:$((4 * gib + gib / 2)):$((8 * gib)) 2:$gib:$gib"
 dmesg -c > /dev/null
 
-plan 19
 ok load insmod /modules/nvgrace_gpu.ko
 ok probe.ready_late binds_late "$blackwell"
 ok probe.never_ready binds_not "$blackwell"

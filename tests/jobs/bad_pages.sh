@@ -2,6 +2,9 @@
 # shellcheck shell=sh
 # Pages of the GPU's memory that go bad, under a process and under a guest. Needs a
 # kernel that tells the driver.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| bad-pages | newest | newest-debug | --gpu=hopper:0x70000000000:4608M
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -43,7 +46,6 @@ bad_pages_are() {
 export BDF REGIONS BASE=$base
 BDF=$(bdf_of GP00) REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
 dmesg -c > /dev/null
-plan 9
 ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
 nested bad_pages bad_pages

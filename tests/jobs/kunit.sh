@@ -2,6 +2,9 @@
 # shellcheck shell=sh
 # The KUnit suites as a module: as it ran them when it was loaded, and once more
 # through each one's run file.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| kunit-module | 6.12-debug | newest-debug | --gpu=port:0x70000000000:1536M
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -24,7 +27,6 @@ insmod /modules/nvgrace_gpu.ko
 insmod /modules/nvgrace_gpu_kunit.ko
 SUITES=$(cd $KUNIT && echo nvgrace_gpu_*)
 # shellcheck disable=SC2086
-plan $(($(echo $SUITES | wc -w) * 2 + 4))
 ok every_suite_is_there test "$SUITES" = "$ALL"
 for s in $SUITES; do suite load "$s"; done
 for s in $SUITES; do

@@ -2,6 +2,9 @@
 # shellcheck shell=sh
 # Two GPUs in two guests at once, a Hopper and a Blackwell: each guest has its own
 # memory and no other's.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| guests | newest | 6.12-debug newest-debug | --gpu=hopper:0x70000000000:2560M --gpu=blackwell:0x71000000000:3G
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -42,7 +45,6 @@ at_once() {
 	[ "$(cat /tmp/GP00/start)" -lt "$(cat /tmp/GP01/end)" ] && [ "$(cat /tmp/GP01/start)" -lt "$(cat /tmp/GP00/end)" ]
 }
 
-plan $((3 + 3 + 2 * 2 + 2))
 dmesg -c > /dev/null
 ok load insmod /modules/nvgrace_gpu.ko usemem_bar=4
 for gpu in $GPUS; do ok "bind.$gpu" bind_gpu "$(bdf_of "$gpu")" nvgrace_gpu; done

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# Debian's packages: those that this machine needs, and those that are only unpacked.
+
+# What every verb needs on the machine itself; the rest is fetched without installing.
+HOST_PACKAGES=(acpica-tools bc bison ccache cpio e2fsprogs flex gcc gcc-aarch64-linux-gnu
+	kmod libc6-dev libc6-dev-arm64-cross libelf-dev libssl-dev make mmdebstrap patch
+	patchelf perl python3 xz-utils)
+
+install_packages() {
+	local log
+	log=$(log_file apt.log)
+	{ apt-get update && DEBIAN_FRONTEND=noninteractive timeout 900 \
+		apt-get install -y --no-install-recommends "$@"; } > "$log" 2>&1 ||
+		die_log "$log" "apt-get could not install: $*"
+}
+
+# need_packages PACKAGE...: install those that are missing. Only this needs root.
+need_packages() {
+	local p missing=()
+	command -v dpkg-query > /dev/null ||
+		die "this needs Debian or a system made from it: no dpkg-query found"
+	for p; do
+		[ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2> /dev/null)" = installed ] ||
+			missing+=("$p")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	[ "$(id -u)" = 0 ] || die "packages are missing; as root, run:
+  apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
+	step "installing ${#missing[@]} packages" - install_packages "${missing[@]}"
+}
+
+update_lists() {
+	local log
+	log=$(log_file apt.log)
+	timeout 600 apt-get update > "$log" 2>&1 || die_log "$log" "apt-get update failed"
+}
+
+# need_package_lists: what apt knows of the packages to fetch. A new machine has none.
+need_package_lists() {
+	! mirror > /dev/null || ! apt-cache show linux-source-6.12 > /dev/null 2>&1 || return 0
+	[ "$(id -u)" = 0 ] ||
+		die "apt has no lists of packages, or none with linux-source-6.12; as root, run: apt-get update"
+	step "updating apt's lists of packages" - update_lists
+	apt-cache show linux-source-6.12 > /dev/null 2>&1 ||
+		die "apt knows no linux-source-6.12: is this Debian 12 or newer, with its security updates?"
+}
+
+# need_host: all that the machine itself has to have.
+need_host() {
+	need_packages "${HOST_PACKAGES[@]}"
+	need_package_lists
+}
+
+# mirror: the first Debian mirror of the machine's own apt configuration.
+mirror() {
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2> /dev/null |
+		awk '/\/debian\/?$/ && !n++; END { exit !n }'
+}
+
+native() { dpkg --print-architecture; }
+
+# trixie ARCH PACKAGES DIR: unpack packages of Debian 13 into DIR without installing them.
+# NAME/trixie-backports takes a backport.
+trixie() {
+	local arch=$1 packages=$2 dir=$3 name=${2%%,*} log sources uri
+	log=$(log_file "fetch-${name//\//-}-$1.log")
+	uri=$(mirror) || die "apt's configuration names no Debian mirror"
+	sources=("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri trixie main")
+	[[ $packages != */trixie-backports* ]] || sources+=("${sources[0]/trixie/trixie-backports}")
+	[ ! -d "$dir" ] || rmdir "$dir"
+	timeout 1200 mmdebstrap --mode=chrootless --variant=extract --architectures="$arch" \
+		--include="$packages" --aptopt='Acquire::Retries "3"' trixie "$dir" "${sources[@]}" \
+		> "$log" 2>&1 ||
+		die_log "$log" "could not fetch $packages ($arch) from Debian 13; is there a network?"
+}
+
+# megabytes: how much of an entry is there.
+megabytes() { printf '%d MB' "$(du -sm "$FILLING" 2> /dev/null | cut -f1)"; }
+
+# QEMU of Debian 13, with firmware: older ones let a guest get away with unaligned access to
+# Device memory.
+tools() {
+	cached "tools-$RECIPE" "fetching QEMU and firmware (Debian 13)" megabytes \
+		trixie "$(native)" qemu-system-arm,qemu-efi-aarch64,ipxe-qemu
+}
+
+tools_x86() {
+	cached "tools-x86-$RECIPE" "fetching QEMU for x86-64 (Debian 13)" megabytes \
+		trixie "$(native)" qemu-system-x86
+}
+
+# unpacked_qemu TOOLS ARCH: the command line, word by word, that runs an unpacked QEMU.
+unpacked_qemu() {
+	printf '%s\n' "$1"/usr/lib64/ld-linux-*.so.* --library-path \
+		"$1/usr/lib/$(gcc -print-multiarch)" \
+		"$1/usr/bin/qemu-system-$2" -L "$1/usr/share/qemu"
+}
+
+# run_unpacked LOADER FILE...: have unpacked programs run with the loader and the libraries of
+# their own Debian, which is newer than this machine's. All are in LOADER's directory.
+run_unpacked() {
+	local loader=$1 f
+	shift
+	for f; do
+		[ "$(head -c 4 "$f" | tail -c 3)" != ELF ] ||
+			patchelf --set-interpreter "$loader" --set-rpath "${loader%/*}" "$f"
+	done
+}
+
+# The user space of the emulated host: an ext4 image of /usr with Debian's QEMU for arm64, and
+# busybox.
+fill_usr() {
+	local log
+	log=$(log_file mke2fs.log)
+	trixie arm64 qemu-system-arm,busybox-static "$1/root"
+	rm -rf "$1"/root/usr/share/{doc,man,locale,info}
+	mke2fs -q -t ext4 -d "$1/root/usr" "$1/usr.img" 512M > "$log" 2>&1 ||
+		die_log "$log" "could not make the emulated host's disk"
+	mv "$1/root/usr/bin/busybox" "$1/busybox"
+	rm -rf "$1/root"
+}
+
+host_usr() {
+	cached "usr-$RECIPE" "fetching the emulated host's user space (arm64)" megabytes fill_usr
+}
+
+# The newest kernel's interface to user space, which the tests are built with.
+uapi() {
+	cached "uapi-$RECIPE" "fetching the newest kernel's UAPI headers" megabytes \
+		trixie arm64 linux-libc-dev/trixie-backports
+}

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# The kernels that the emulated host and its guests run. Each is a directory of the cache:
+#
+#	image		what boots
+#	release		as uname -r prints it
+#	about		where it comes from, for people
+#	ko/		modules, and in ko/boot and ko/guest those that the host and a guest
+#			load at boot, in order
+#	build/		what modules are built against
+#	config		its .config
+
+JOBS=$(nproc)
+KARCH=(ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-)
+# The KVM series without its cover letter, 0000.
+SERIES=("$TOP"/patches/linux-6.12/000[1-9]-*.patch)
+
+PACKAGED_KERNELS=(6.12 6.12-16k newest)
+BUILT_KERNELS=(6.12-debug 6.12-patched newest-debug 6.12-64k)
+
+# Objects that a build makes, about: how far it is.
+OBJECTS=1310
+
+# Compilers that are asked again for what they compiled before answer at once.
+export CCACHE_DIR=$CACHE/ccache CCACHE_MAXSIZE=4G CCACHE_NOHASHDIR=1
+KCC="ccache aarch64-linux-gnu-gcc"
+
+check_kernel_name() {
+	local k
+	[ -z "${KSRC:-}" ] || [ "$1" != ksrc ] || return 0
+	for k in "${PACKAGED_KERNELS[@]}" "${BUILT_KERNELS[@]}"; do
+		[ "$1" != "$k" ] || return 0
+	done
+	die "'$1' is no kernel: ${PACKAGED_KERNELS[*]} ${BUILT_KERNELS[*]}"
+}
+
+# ---- Debian's own, unpacked
+
+# What the emulated host needs that its kernel does not have built in; what a guest does.
+HOST_MODULES=(virtio_blk virtio_console ext4 crc32c_generic vfio_iommu_type1 vfio-pci)
+GUEST_MODULES=(virtio_console)
+# On demand, by jobs.
+MORE_MODULES=(hwpoison-inject aer_inject)
+
+# unpack_modules TREE RELEASE KO: the modules above and what they depend on, from TREE's usr.
+unpack_modules() {
+	local tree=$1 release=$2 ko=$3 path
+	mkdir "$ko"
+	: > "$ko/load"
+	depmod -b "$tree/usr" "$release"
+	# order LIST MODULE...: the files to load, those that others need first.
+	order() {
+		local list=$1 m
+		shift
+		for m; do
+			modprobe -d "$tree/usr" -S "$release" --show-depends "$m" 2> /dev/null || :
+		done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' > "$list"
+	}
+	order "$ko/boot.paths" "${HOST_MODULES[@]}"
+	order "$ko/guest.paths" "${GUEST_MODULES[@]}"
+	order "$ko/more.paths" "${MORE_MODULES[@]}"
+	while read -r path; do
+		case $path in
+		*.xz) xz -dc "$path" > "$ko/$(basename "$path" .xz)" ;;
+		*) cp "$path" "$ko/" ;;
+		esac
+	done < <(sort -u "$ko"/*.paths)
+	sed 's|.*/||; s|\.xz$||' "$ko/boot.paths" > "$ko/boot"
+	sed 's|.*/||; s|\.xz$||' "$ko/guest.paths" > "$ko/guest"
+	rm "$ko"/*.paths "$ko/load"
+}
+
+# unpack_headers TREE HOST RELEASE FINAL DIR: Debian's headers as a tree to build against on
+# this machine: its makefiles find each other wherever the tree is, the programs of kbuild are
+# this machine's, and what its compiler and pahole may lack is off, as they have no part in
+# the ABI of modules.
+unpack_headers() {
+	local tree=$1 host=$2 release=$3 final=$4 dir=$5 loader programs
+	mkdir "$dir/lib" "$dir/lib/host"
+	cp -a "$tree/usr/src" "$dir/src"
+	cp -a "$host"/usr/lib/linux-kbuild-* "$dir/lib/"
+	cp -L "$host/usr/lib/$(gcc -print-multiarch)"/*.so* "$dir/lib/host/"
+	mapfile -t programs < <(find "$dir"/lib/linux-kbuild-* -type f -perm -u+x)
+	loader=$(basename "$dir"/lib/host/ld-linux-*.so.*)
+	run_unpacked "$final/lib/host/$loader" "${programs[@]}"
+	sed -i "s|/usr/src/|$final/src/|" "$dir/src/linux-headers-$release/Makefile"
+	sed -i '/^CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=/d; /^CONFIG_DEBUG_INFO_BTF/d' \
+		"$dir/src/linux-headers-$release/include/config/auto.conf"
+	rm -f "$dir/src/linux-headers-$release/vmlinux"
+	ln -s "src/linux-headers-$release" "$dir/build"
+}
+
+# fill_packaged FLAVOUR SUITE FINAL DIR: SUITE is empty or /trixie-backports.
+fill_packaged() {
+	local flavour=$1 suite=$2 final=$3 dir=$4 release kbuild
+	trixie arm64 "linux-image-$flavour$suite,linux-headers-$flavour$suite" "$dir/tree"
+	release=$(basename "$dir"/tree/usr/lib/modules/*)
+	kbuild=$(basename "$dir"/tree/usr/lib/linux-kbuild-*)
+	trixie "$(native)" "$kbuild$suite" "$dir/host"
+	unpack_headers "$dir/tree" "$dir/host" "$release" "$final" "$dir"
+	unpack_modules "$dir/tree" "$release" "$dir/ko"
+	cp "$dir/tree/boot/vmlinuz-$release" "$dir/image" 2> /dev/null ||
+		cp "$dir/tree/usr/lib/modules/$release/vmlinuz" "$dir/image"
+	cp "$dir/build/.config" "$dir/config"
+	echo "$release" > "$dir/release"
+	echo "Debian's linux-image-$release" > "$dir/about"
+	rm -rf "$dir/tree" "$dir/host"
+}
+
+# packaged NAME FLAVOUR SUITE
+packaged() {
+	local name
+	# Programs are told where their libraries are: an entry of the cache cannot move.
+	name=kernel-$1-$(key <<< "$CACHE $RECIPE")
+	cached "$name" "fetching Debian's kernel, $1" megabytes \
+		fill_packaged "$2" "$3" "$CACHE/$name"
+}
+
+# ---- sources
+
+fill_source() {
+	local version=$1 dir=$2 log
+	log=$(log_file source.log)
+	(cd "$dir" && timeout 1200 apt-get -o Acquire::Retries=3 download \
+		"linux-source-6.12=$version" &&
+		dpkg-deb -x ./*.deb deb && tar -xf deb/usr/src/*.tar.xz --strip-components=1 &&
+		rm -rf deb ./*.deb) > "$log" 2>&1 ||
+		die_log "$log" "could not fetch linux-source-6.12 $version; is there a network?"
+	echo "Debian's linux-source-6.12 $version" > "$dir/.about"
+}
+
+# source_versions: the releases of 6.12 that apt offers, newest first.
+source_versions() {
+	apt-cache madison linux-source-6.12 | awk '{ print $3 }' | sort -ruV
+}
+
+# source_612 [VERSION]: a tree of Linux 6.12, the newest by default.
+source_612() {
+	local version=${1:-$(source_versions | sed -n 1p)}
+	cached "linux-$version" "fetching the source of Linux $version" megabytes \
+		fill_source "$version"
+}
+
+# The newest kernel that Debian 13 has: a backport. The package of this name only depends on
+# the one of the version, which is found in the changelog.
+fill_source_newest() {
+	local dir=$1 doc version
+	trixie "$(native)" linux-source/trixie-backports "$dir/deb"
+	doc=$dir/deb/usr/share/doc/linux-source/changelog.Debian.gz
+	version=$(zcat "$doc" | sed -n '1s/^linux (\(.*\)) .*/\1/p')
+	[ -n "$version" ] || die "$doc does not begin with a version of linux"
+	tar -xf "$dir"/deb/usr/src/linux-source-*.tar.xz -C "$dir" --strip-components=1 ||
+		die "the source of Linux $version could not be unpacked"
+	echo "Debian's linux-source $version" > "$dir/.about"
+	rm -rf "$dir/deb"
+}
+
+source_newest() {
+	cached "linux-newest-$RECIPE" "fetching the source of the newest Linux" megabytes \
+		fill_source_newest
+}
+
+# kernel_source NAME: the source of a kernel that is built; of a packaged one, what is near.
+kernel_source() {
+	case $1 in
+	ksrc) (cd "$KSRC" && pwd) ;;
+	newest*) source_newest ;;
+	*) source_612 ;;
+	esac
+}
+
+# ---- kernels that are built here
+
+# fragment NAME SOURCE: what the kernel is configured with, on top of allnoconfig.
+fragment() {
+	local version=newest pages
+	[[ $(make -s -C "$2" kernelversion) != 6.12.* ]] || version=6.12
+	pages=$(sed -n 's/.*-\([0-9]*k\)$/\1/p' <<< "$1")
+	cat "$TOP/tests/rig/kernel.config" "$TOP/tests/rig/kernel-$version.config" \
+		"$TOP/tests/rig/kernel-${pages:-4k}.config"
+}
+
+objects() {
+	printf '%d of about %d objects' \
+		"$(grep -c '^  \(CC\|AS\) ' "$FILLING/build.log" 2> /dev/null)" $OBJECTS
+}
+
+# make_kernel SOURCE OUT LOG TARGET...
+make_kernel() {
+	local source=$1 out=$2 log=$3
+	shift 3
+	make -C "$source" O="$out" "${KARCH[@]}" CC="$KCC" -j"$((JOBS + 1))" "$@" >> "$log" 2>&1 ||
+		die_log "$log" "the kernel did not build"
+}
+
+# configure NAME SOURCE OUT LOG: the fragment must be taken word for word.
+configure() {
+	local out=$3 log=$4 lost
+	fragment "$1" "$2" > "$out/fragment"
+	make -C "$2" O="$out" "${KARCH[@]}" CC="$KCC" KCONFIG_ALLCONFIG="$out/fragment" \
+		allnoconfig >> "$log" 2>&1 || die_log "$log" "the kernel could not be configured"
+	lost=$(grep -o '^CONFIG_[A-Z0-9_]*=.*' "$out/fragment" | grep -vxF -f "$out/.config" || :)
+	[ -z "$lost" ] || die "$1 does not take from tests/rig/kernel*.config: ${lost//$'\n'/ }"
+}
+
+# describe SOURCE OUT ABOUT DIR: what every kernel's directory has.
+describe() {
+	local source=$1 out=$2 about=$3 dir=$4
+	# Newer kernels write down where the build is.
+	sed -i 's|^export KBUILD_OUTPUT = .*|export KBUILD_OUTPUT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))|' \
+		"$out/Makefile"
+	rm -rf "$dir/ko"
+	mkdir "$dir/ko"
+	: > "$dir/ko/boot"
+	: > "$dir/ko/guest"
+	find "$out/drivers" "$out/mm" "$out/lib" -name '*.ko' -exec cp -t "$dir/ko" {} +
+	ln -sfn "$(realpath --relative-to="$dir" "$out")" "$dir/build"
+	cp "$out/arch/arm64/boot/Image" "$dir/image"
+	cp "$out/.config" "$dir/config"
+	cp "$out/include/config/kernel.release" "$dir/release"
+	echo "$about" > "$dir/about"
+}
+
+# A tree by hard links, with a directory for the build in it: kbuild's paths are relative then,
+# so that source and build can move and be copied together.
+fill_built() {
+	local name=$1 source=$2 dir=$3 log=$3/build.log
+	mkdir "$dir/src"
+	cp -al "$source/." "$dir/src/"
+	mkdir "$dir/src/build"
+	configure "$name" "$dir/src" "$dir/src/build" "$log"
+	make_kernel "$dir/src" "$dir/src/build" "$log" Image modules
+	describe "$dir/src" "$dir/src/build" "$name, built from $(cat "$source/.about")" "$dir"
+}
+
+built() {
+	local name=$1 source inputs
+	source=$(kernel_source "$name")
+	inputs=$(fragment "$name" "$source"; basename "$source"; aarch64-linux-gnu-gcc --version
+		echo $RECIPE)
+	cached "kernel-$name-$(key <<< "$inputs")" "building $name (the long step)" objects \
+		fill_built "$name" "$source"
+}
+
+# copy_build KERNEL DIR: source and build of a kernel once more, to change them: what is
+# written there leaves the original alone, and only what changes is built again.
+copy_build() {
+	mkdir "$2/src"
+	find "$1/src" -mindepth 1 -maxdepth 1 ! -name build -exec cp -al -t "$2/src" {} +
+	cp -a "$1/src/build" "$2/src/build"
+}
+
+# apply_series DIR: the KVM series on a kernel tree. Exact, or it says what fails.
+apply_series() {
+	local p log
+	log=$(log_file series.log)
+	: > "$log"
+	for p in "${SERIES[@]}"; do
+		patch -d "$1" -p1 --fuzz=0 --no-backup-if-mismatch -i "$p" >> "$log" 2>&1 ||
+			die_log "$log" "${p#"$TOP/"} does not apply: $(grep -m 1 FAILED "$log")"
+	done
+}
+
+fill_patched() {
+	local base=$1 dir=$2
+	copy_build "$base" "$dir"
+	apply_series "$dir/src"
+	make_kernel "$dir/src" "$dir/src/build" "$dir/build.log" Image modules
+	describe "$dir/src" "$dir/src/build" "$(cat "$base/about"), with patches/linux-6.12" "$dir"
+}
+
+patched() {
+	local base inputs
+	base=$(built 6.12-debug)
+	inputs=$(basename "$base"; cat "${SERIES[@]}"; echo $RECIPE)
+	cached "kernel-6.12-patched-$(key <<< "$inputs")" "building 6.12-patched" objects \
+		fill_patched "$base"
+}
+
+# A tree of one's own is built each time: make knows what changed.
+own_tree() {
+	local source dir log
+	source=$(kernel_source ksrc)
+	[ -f "$source/Kbuild" ] || die "KSRC=$KSRC is no kernel source tree"
+	dir=$CACHE/ksrc-$(key <<< "$source")
+	mkdir -p "$dir/build"
+	lock "$dir/lock"
+	log=$dir/build.log
+	: > "$log"
+	FILLING=$dir
+	configure ksrc "$source" "$dir/build" "$log"
+	step "building the kernel in $KSRC" objects \
+		make_kernel "$source" "$dir/build" "$log" Image modules
+	ln -sfn "$source" "$dir/src"
+	describe "$source" "$dir/build" "$KSRC" "$dir"
+	printf '%s\n' "$dir"
+}
+
+# kernel NAME: print the directory of a kernel, fetched or built if it is not there.
+kernel() {
+	check_kernel_name "$1"
+	case $1 in
+	6.12) packaged 6.12 arm64 '' ;;
+	6.12-16k) packaged 6.12-16k arm64-16k '' ;;
+	newest) packaged newest arm64 /trixie-backports ;;
+	6.12-patched) patched ;;
+	ksrc) own_tree ;;
+	*) built "$1" ;;
+	esac
+}

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+# What is built of this tree: the driver, the test modules and the test programs.
+
+# copy_driver DIR: the driver and its KUnit tests. What is the same keeps its time, so that
+# make builds only what changed.
+copy_driver() {
+	local f
+	while read -r f; do
+		[ -e "$TOP/$f" ] || rm "$1/$f"
+	done < <([ ! -d "$1" ] || find "$1" -name '*.[ch]' -printf '%P\n')
+	while read -r f; do
+		cmp -s "$TOP/$f" "$1/$f" || install -D -m 644 "$TOP/$f" "$1/$f"
+	done < <(driver_files)
+}
+
+driver_files() {
+	cd "$TOP" && find Kbuild Kconfig Makefile .kunitconfig nvgrace_gpu*.[ch] tests/kunit -type f
+}
+
+# build_module KERNEL DIR ARGUMENTS...: modules in DIR, without a warning. Debian's kernels are
+# built with pahole, which kbuild remarks; and by a newer compiler: to be traced by function,
+# modules need that one's alignment of functions, so with this machine's they are not.
+build_module() {
+	local kernel=$1 dir=$2 log=$2/log own=()
+	shift 2
+	[ -d "$kernel/src/build" ] || own=(CC_FLAGS_FTRACE=)
+	[ ! -L "$kernel/src" ] || own=()
+	make -C "$kernel/build/" "${KARCH[@]}" CC="$KCC" M="$dir" W=1 "${own[@]}" "$@" modules \
+		> "$log" 2>&1 || die_log "$log" "a module did not build"
+	! grep 'warning:' "$log" | grep -v 'pahole version differs' | grep -q . ||
+		die_log "$log" "a module built with warnings"
+}
+
+fill_module() {
+	local kernel=$1 coverage=$2 dir=$3 options=(CONFIG_NVGRACE_GPU=m)
+	! grep -q '^CONFIG_KUNIT=y' "$kernel/config" || options+=(CONFIG_NVGRACE_GPU_KUNIT_TEST=m)
+	[ -z "$coverage" ] || options+=(GCOV_PROFILE=y)
+	copy_driver "$dir"
+	build_module "$kernel" "$dir" "${options[@]}"
+}
+
+fill_test_modules() {
+	cp "$TOP"/tests/modules/* "$2"
+	build_module "$1" "$2"
+}
+
+# driver_module KERNEL COVERAGE: a directory with nvgrace_gpu.ko, and with the KUnit suites
+# where the kernel has KUnit; built for gcov if COVERAGE is not empty.
+driver_module() {
+	local inputs
+	inputs=$(driver_files | (cd "$TOP" && xargs cat); cat "$1/config"; echo "$1 $2 $RECIPE")
+	cached "module-$(key <<< "$inputs")" "building nvgrace_gpu.ko for $(cat "$1/release")" - \
+		fill_module "$1" "$2"
+}
+
+test_modules() {
+	local inputs
+	inputs=$(cat "$TOP"/tests/modules/* "$1/config"; echo "$1 $RECIPE")
+	cached "test-modules-$(key <<< "$inputs")" "building test modules for $(cat "$1/release")" - \
+		fill_test_modules "$1"
+}
+
+TEST_CFLAGS=(-static -O2 -g -Wall -Wno-nonnull -Wno-stringop-overread -Wno-stringop-overflow
+	-Werror -pthread -D_GNU_SOURCE)
+
+# fill_programs UAPI SOURCE DIR
+fill_programs() {
+	local uapi=$1/usr/include source=$2 dir=$3 log=$3/log src
+	for src in "$TOP"/tests/{vfio,guest}/*.c; do
+		aarch64-linux-gnu-gcc "${TEST_CFLAGS[@]}" -isystem "$uapi/aarch64-linux-gnu" \
+			-isystem "$uapi" -I"$source/tools/testing/selftests" -I"$TOP/tests" \
+			-I"$TOP/tests/lib" -o "$dir/$(basename "$src" .c)" "$src" >> "$log" 2>&1 ||
+			die_log "$log" "${src#"$TOP/"} did not build"
+	done
+	rm "$log"
+}
+
+# test_programs: what runs on the host and in the guest, static arm64. One build for every
+# kernel: against the newest interface, as programs are.
+test_programs() {
+	local uapi source inputs
+	uapi=$(uapi)
+	source=$(source_612)
+	inputs=$(cd "$TOP/tests" && find . -name '*.[ch]' ! -path './kunit/*' ! -path './modules/*' |
+		sort | xargs cat; echo "$source $uapi ${TEST_CFLAGS[*]} $RECIPE")
+	cached "programs-$(key <<< "$inputs")" "building the test programs" - \
+		fill_programs "$uapi" "$source"
+}
+
+KVM_SELFTESTS=(aarch64/page_fault_test kvm_page_table_test dirty_log_test
+	set_memory_region_test memslot_modification_stress_test access_tracking_perf_test)
+
+# fill_kvm_selftests UAPI SOURCE DIR: DEBUG makes page_fault_test say which of its tests it is
+# at.
+fill_kvm_selftests() {
+	local uapi=$1/usr/include source=$2 dir=$3 log=$3/log t
+	mkdir "$dir/out"
+	make -s -C "$source/tools/testing/selftests/kvm" "${KARCH[@]}" OUTPUT="$dir/out" \
+		EXTRA_CFLAGS=-DDEBUG KHDR_INCLUDES="-isystem $uapi/aarch64-linux-gnu -isystem $uapi" \
+		LDFLAGS="-static -pthread -no-pie" "${KVM_SELFTESTS[@]/#/$dir/out/}" > "$log" 2>&1 ||
+		die_log "$log" "KVM's selftests did not build"
+	for t in "${KVM_SELFTESTS[@]}"; do
+		aarch64-linux-gnu-strip -o "$dir/${t##*/}" "$dir/out/$t"
+	done
+	rm -rf "$dir/out" "$log"
+}
+
+# kvm_selftests: the kernel's own, of 6.12, where they compare the patched kernel.
+kvm_selftests() {
+	local uapi source inputs
+	uapi=$(uapi)
+	source=$(source_612)
+	inputs="$source $uapi ${KVM_SELFTESTS[*]} $RECIPE"
+	cached "kvm-selftests-$(key <<< "$inputs")" "building KVM's selftests" - \
+		fill_kvm_selftests "$uapi" "$source"
+}
+
+# ---- the driver linked into a kernel
+
+# A debug kernel's source and build, with the driver's Kconfig and Kbuild called from its own.
+fill_linked() {
+	local base=$1 dir=$2 pci=$2/src/drivers/vfio/pci
+	copy_build "$base" "$dir"
+	cp --remove-destination "$base/src/drivers/vfio/pci/"{Kconfig,Makefile} "$pci/"
+	echo 'obj-y += nvgrace_gpu/' >> "$pci/Makefile"
+	sed -i 's|^endmenu|source "drivers/vfio/pci/nvgrace_gpu/Kconfig"\n\nendmenu|' "$pci/Kconfig"
+}
+
+# linked_tree: source (src) and build (src/build) of 6.12-debug, or of KSRC's kernel, with the
+# driver as drivers/vfio/pci/nvgrace_gpu. The caller locks it.
+linked_tree() {
+	local base
+	base=$(built 6.12-debug)
+	cached "linked-$(key <<< "$base $RECIPE")" "making a kernel tree to link the driver into" - \
+		fill_linked "$base"
+}
