@@ -27,7 +27,9 @@ static const struct kind {
 } kinds[] = {
 	{ VM_MIXEDMAP, false, false, DEVICE },
 	{ VM_MIXEDMAP, true, true, DEVICE },
+	{ VM_MIXEDMAP, true, false, DEVICE },
 	{ VM_MIXEDMAP, false, true, DEVICE },
+	{ VM_PFNMAP, true, false, DEVICE },
 	{ VM_PFNMAP, false, true, DEVICE },
 	{ VM_PFNMAP, false, false, RAM },
 	{ VM_PFNMAP, false, false, POISONED },
@@ -60,7 +62,7 @@ static vm_fault_t mixedmap_fault(struct vm_fault *vmf)
 {
 	const struct kind *kind = vmf->vma->vm_private_data;
 	unsigned long offset = vmf->address - vmf->vma->vm_start;
-	pgprot_t prot = vmf->vma->vm_page_prot;
+	pgprot_t prot;
 	unsigned long pfn = PHYS_PFN(base) + vmf->pgoff;
 
 	switch (kind->behaviour) {
@@ -74,6 +76,7 @@ static vm_fault_t mixedmap_fault(struct vm_fault *vmf)
 	case DEVICE:
 		break;
 	}
+	prot = vm_get_page_prot(vmf->vma->vm_flags);
 	if (kind->wc_entries)
 		prot = pgprot_writecombine(prot);
 	return vmf_insert_pfn_prot(vmf->vma, vmf->address, pfn, prot);
