@@ -5,7 +5,7 @@
 # and 7.3 has it right. It is the only test of its host, which does not survive the oops well.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| mbind | newest | newest-debug 6.12-64k | --gpu=port:0x70000000000:4608M
+#| mbind | 6.12-patched newest | newest-debug | --gpu=port:0x70000000000:4608M
 #| mbind-oops | 6.12 | | --gpu=port:0x70000000000:4608M --env=OOPS=1
 # shellcheck disable=SC1091
 . /lib.sh

@@ -121,7 +121,10 @@ dmesg -c > /tmp/boot
 # The GPU's memory begins at BASE: usemem, resmem, and what is left of the DIMM.
 # shellcheck disable=SC2153
 first=$((BASE)) last=$((BASE + 0xdfffffff)) end=$((BASE + 0x11fffffff))
-mixed=$((end + 1)) mixed_wb_end=$((end + 0x200000)) mixed_end=$((end + 0x400000))
+# There mixedmap.ko has 2 MiB each: cacheable, write-combining, and then mappings whose entries
+# are not what the VMA says.
+mixed=$((end + 1)) mixed_wb_end=$((end + 0x200000)) mixed_wc_end=$((end + 0x400000))
+mixed_end=$((end + 0xc00000))
 fwb='Stage-2 Force Write-Back'
 dic='Instruction cache invalidation not required for I/D coherence'
 insmod /modules/mixedmap.ko "base=$mixed"
@@ -137,7 +140,10 @@ map)
 	ok stage2.usemem_is_normal_wb stage2_is $first $last normal 0x200000
 	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc 0x200000
 	ok stage2.cacheable_mixedmap_is_normal_wb stage2_is $mixed $mixed_wb_end normal 0x1000
-	ok stage2.other_mixedmap_is_device stage2_is $((mixed_wb_end + 1)) $mixed_end device 0x1000
+	ok stage2.write_combining_mixedmap_is_device stage2_is $((mixed_wb_end + 1)) $mixed_wc_end device 0x1000
+	# The newest goes by the VMA.
+	[ "$KVM" != series ] ||
+		ok stage2.entries_unlike_the_vma_are_device stage2_is $((mixed_wc_end + 1)) $mixed_end device 0x1000
 	;;
 device)
 	# shellcheck disable=SC2086
@@ -164,6 +170,7 @@ refuse)
 	stop_tracing
 	ok stage2.usemem_is_never_mapped stage2_has_none $first $last
 	ok stage2.cacheable_mixedmap_is_never_mapped stage2_has_none $mixed $mixed_wb_end
+	ok stage2.other_mixedmap_is_device stage2_is $((mixed_wb_end + 1)) $mixed_end device 0x1000
 	;;
 mte)
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
