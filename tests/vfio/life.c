@@ -573,6 +573,8 @@ TEST_F_TIMEOUT(power, host_suspend, 90)
 	long start;
 	int i;
 
+	if (getenv("NO_SUSPEND"))
+		SKIP(return, "%s", getenv("NO_SUSPEND"));
 	if (write_file("/sys/power/pm_test", "devices"))
 		SKIP(return, "this kernel cannot test suspend");
 
