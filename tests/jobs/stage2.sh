@@ -140,10 +140,12 @@ map)
 	ok stage2.usemem_is_normal_wb stage2_is $first $last normal 0x200000
 	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc 0x200000
 	ok stage2.cacheable_mixedmap_is_normal_wb stage2_is $mixed $mixed_wb_end normal 0x1000
-	ok stage2.write_combining_mixedmap_is_device stage2_is $((mixed_wb_end + 1)) $mixed_wc_end device 0x1000
+	ok stage2.write_combining_mixedmap_is_device \
+		stage2_is $((mixed_wb_end + 1)) $mixed_wc_end device 0x1000
 	# The newest goes by the VMA.
 	[ "$KVM" != series ] ||
-		ok stage2.entries_unlike_the_vma_are_device stage2_is $((mixed_wc_end + 1)) $mixed_end device 0x1000
+		ok stage2.entries_unlike_the_vma_are_device \
+			stage2_is $((mixed_wc_end + 1)) $mixed_end device 0x1000
 	;;
 device)
 	# shellcheck disable=SC2086

@@ -52,9 +52,10 @@ static const struct program program = {
 /* From MIXED_WB on they are those of mixedmap.ko, and the last two map nothing. */
 enum mapping {
 	ANON, USEMEM_WB, RESMEM_WC, BAR0, COW, MIXED_WB, MIXED_WC, MIXED_WB_ENTRIES,
-	MIXED_WC_ENTRIES, PFNMAP_WB_ENTRIES, PFNMAP_WC_ENTRIES, PFNMAP_RAM, NR_MAPPINGS, POISONED = NR_MAPPINGS, STALLED,
-	STALLED_COW,
+	MIXED_WC_ENTRIES, PFNMAP_WB_ENTRIES, PFNMAP_WC_ENTRIES, PFNMAP_RAM,
+	NR_MAPPINGS, POISONED = NR_MAPPINGS, STALLED, STALLED_COW,
 };
+
 static const char * const mapping_names[] = {
 	"anonymous", "usemem", "resmem", "BAR0", "copy-on-write PFNMAP",
 	"cacheable MIXEDMAP", "write-combining MIXEDMAP",
@@ -209,7 +210,7 @@ static void map_as(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 	case STALLED_COW:
 		flags = MAP_FIXED | MAP_PRIVATE;
 		kind = STALLED;
-		/* fall through */
+		__attribute__((__fallthrough__));
 	default:
 		fd = open("/dev/mixedmap", O_RDWR);
 		ASSERT_LE(0, fd);
@@ -494,7 +495,7 @@ TEST_F_TIMEOUT(vma, swapped_under_a_memslot, 150)
 
 static void *make_slot(void *arg)
 {
-	FIXTURE_DATA(vma) *self = arg;
+	const FIXTURE_DATA(vma) * self = arg;
 
 	return (void *)(intptr_t)set_slot(self->vm, 1, DATA_GPA, self->data, 0);
 }
@@ -596,7 +597,7 @@ TEST_F(vma, swapped_during_a_fault)
 		{ STALLED, ANON }, { STALLED, RESMEM_WC }, { STALLED, MIXED_WC },
 		{ STALLED_COW, ANON }, { STALLED_COW, RESMEM_WC }, { STALLED_COW, MIXED_WC },
 	};
-	const unsigned int n = sizeof(swaps) / sizeof(swaps[0]);
+	const unsigned int n = ARRAY_SIZE(swaps);
 	struct vcpu_thread t;
 	uint64_t byte;
 	unsigned int i;
