@@ -44,7 +44,7 @@ in_guest() {
 # must_break PROBE: the guest takes an abort, or its vCPU stops. A kernel that onlines such
 # memory may also go round in aborts of its own, and is stopped after a while.
 must_break() {
-	GUEST_TIMEOUT=120
+	export GUEST_TIMEOUT=120
 	! in_guest "$1" > /tmp/broken || { cat /tmp/broken; return 1; }
 	broken='alignment fault|Unhandled fault|external abort|Bad address|Bus error'
 	[ "$1" != online ] || broken="$broken|the guest hung"
