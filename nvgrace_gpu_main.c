@@ -313,7 +313,7 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 	get_idle(&pdev->dev);
 	ret = vfio_pci_core_register_device(&nvdev->core);
 	if (ret) {
-		/* VFIO needs a group, unless it is told to do without an IOMMU. */
+		/* VFIO needs a group, unless its no-IOMMU mode is on. */
 		if (!device_iommu_mapped(&pdev->dev))
 			dev_err_probe(&pdev->dev, ret,
 				      "no IOMMU: switch the SMMU on in the firmware's setup, and have CONFIG_ARM_SMMU_V3\n");

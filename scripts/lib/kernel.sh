@@ -47,7 +47,6 @@ MORE_MODULES=(hwpoison-inject aer_inject)
 unpack_modules() {
 	local tree=$1 release=$2 ko=$3 path
 	mkdir "$ko"
-	: > "$ko/load"
 	depmod -b "$tree/usr" "$release"
 	# order LIST MODULE...: the files to load, those that others need first.
 	order() {
@@ -68,7 +67,7 @@ unpack_modules() {
 	done < <(sort -u "$ko"/*.paths)
 	sed 's|.*/||; s|\.xz$||' "$ko/boot.paths" > "$ko/boot"
 	sed 's|.*/||; s|\.xz$||' "$ko/guest.paths" > "$ko/guest"
-	rm "$ko"/*.paths "$ko/load"
+	rm "$ko"/*.paths
 }
 
 # unpack_headers TREE HOST RELEASE FINAL DIR: Debian's headers as a tree to build against on
