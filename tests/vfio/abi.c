@@ -475,6 +475,7 @@ static void *stress_config(void *arg)
 static void *stress_reset(void *arg)
 {
 	struct stress *s = arg;
+	uint64_t value;
 	unsigned int i;
 
 	/* A reset that meets a contended lock says EAGAIN or EBUSY: that's fine. */
@@ -484,6 +485,12 @@ static void *stress_reset(void *arg)
 			s->failed = true;
 		if (hot_reset(s->v) && errno != EBUSY && errno != EAGAIN &&
 		    !(errno == ENODEV && reset_is("none")))
+			s->failed = true;
+		/*
+		 * With memory off the driver cannot ask whether the GPU is ready, and
+		 * the other threads would fault. So the read waits until it is.
+		 */
+		if (pread(s->v->device, &value, 8, s->region->off) != 8)
 			s->failed = true;
 		config_modify(s->v->device, PCI_COMMAND, PCI_COMMAND_MEMORY, 0);
 		config_modify(s->v->device, PCI_COMMAND, 0, PCI_COMMAND_MEMORY);
