@@ -28,9 +28,7 @@ replay() {
 dmesg -c > /dev/null
 for layout in 2 4; do
 	ok "load.usemem_bar_$layout" insmod /modules/nvgrace_gpu.ko usemem_bar=$layout
-	for gpu in $GPUS; do
-		ok "bind.usemem_bar_$layout.$gpu" bind_gpu "$(bdf_of "$gpu")" nvgrace_gpu
-	done
+	bind_gpus usemem_bar_$layout
 
 	# All at once: it saves time, and they must not care.
 	# 1.5 GiB, the smallest: no hole in either. No reset.

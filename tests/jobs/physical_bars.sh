@@ -15,9 +15,7 @@ export BDF REGIONS RESET DVSEC PHYSICAL=0x100000000:0x2000000
 dmesg -c > /dev/null
 for bar in 2 4; do
 	ok "load.usemem_bar_$bar" insmod /modules/nvgrace_gpu.ko usemem_bar=$bar
-	for gpu in $GPUS; do
-		ok "bind.usemem_bar_$bar.$gpu" bind_gpu "$(bdf_of "$gpu")" nvgrace_gpu
-	done
+	bind_gpus usemem_bar_$bar
 	BDF=$(bdf_of GP00) RESET=flr DVSEC=0
 	REGIONS="$bar:$((gib / 2)):$((gib / 2)) $((6 - bar)):$gib:$gib"
 	nested "hopper.usemem_bar_$bar" standin

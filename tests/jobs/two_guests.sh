@@ -50,7 +50,7 @@ at_once() {
 
 dmesg -c > /dev/null
 ok load insmod /modules/nvgrace_gpu.ko usemem_bar=4
-for gpu in $GPUS; do ok "bind.$gpu" bind_gpu "$(bdf_of "$gpu")" nvgrace_gpu; done
+bind_gpus
 for gpu in $GPUS; do start "$gpu"; done
 wait
 for gpu in $GPUS; do nested "guest.$gpu" replay "$gpu"; done

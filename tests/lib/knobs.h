@@ -20,14 +20,18 @@ static inline FILE *open_debugfs(const char *dir, const char *file, const char *
 	return fopen(path, mode);
 }
 
+static inline bool in_debugfs(const char *dir, const char *file)
+{
+	FILE *f = open_debugfs(dir, file, "r");
+
+	return f && !fclose(f);
+}
+
 /* NULL if the GPU has knobs, or why it has none. */
 static inline const char *no_knobs(void)
 {
-	FILE *f = open_debugfs("gpu_standin", "ready", "r");
-
-	if (f)
-		fclose(f);
-	return f ? NULL : access("/sys/kernel/debug/gpu_standin", F_OK) ?
+	return in_debugfs("gpu_standin", "ready") ? NULL :
+	       access("/sys/kernel/debug/gpu_standin", F_OK) ?
 	       "no knobs: debugfs has no gpu_standin" :
 	       "no knobs: this GPU is no stand-in of gpu_standin.ko";
 }
@@ -35,11 +39,8 @@ static inline const char *no_knobs(void)
 /* NULL if debugfs has files of the driver's, or why it has none. */
 static inline const char *driver_says_nothing(void)
 {
-	FILE *f = open_debugfs("vfio", "nvgrace_gpu/resets", "r");
-
-	if (f)
-		fclose(f);
-	return f ? NULL : access("/sys/kernel/debug/vfio", F_OK) ?
+	return in_debugfs("vfio", "nvgrace_gpu/resets") ? NULL :
+	       access("/sys/kernel/debug/vfio", F_OK) ?
 	       "no /sys/kernel/debug/vfio: the kernel has no VFIO_DEBUGFS" :
 	       "debugfs has no files of the driver's for this GPU";
 }

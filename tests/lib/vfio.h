@@ -261,6 +261,19 @@ static inline int guest_flr(int fd)
 				   PCI_EXP_DEVCTL_BCR_FLR) : -1;
 }
 
+/* Allow the kernel to suspend the device, or take that back; 0 or -1 and errno. */
+static inline int allow_low_power(int fd, bool allow)
+{
+	struct vfio_device_feature feature = {
+		.argsz = sizeof(feature),
+		.flags = VFIO_DEVICE_FEATURE_SET |
+			 (allow ? VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY :
+				  VFIO_DEVICE_FEATURE_LOW_POWER_EXIT),
+	};
+
+	return ioctl(fd, VFIO_DEVICE_FEATURE, &feature);
+}
+
 static inline bool reset_is(const char *how)
 {
 	return env_is("RESET", how);

@@ -45,6 +45,13 @@ say_ready() {
 	echo 0 > "/sys/bus/pci/devices/$1/enable"
 }
 
+# bind_gpus [LABEL]: every stand-in to the driver, a test each.
+bind_gpus() {
+	for gpu in $GPUS; do
+		ok "bind.${1:+$1.}$gpu" bind_gpu "$(bdf_of "$gpu")" nvgrace_gpu
+	done
+}
+
 # bind_gpu BDF DRIVER
 bind_gpu() {
 	unbind_gpu "$1"
@@ -93,7 +100,7 @@ nested() {
 	printf '    KTAP version 1\n    # Subtest: %s\n' "$nested_name"
 	# shellcheck disable=SC2086
 	{ "$@" $TEST_ARGS; echo "$?" > /tmp/nested.rc; } 2>&1 |
-		sed '/^K*TAP version/d; s/^/    /'
+		sed -u '/^K*TAP version/d; s/^/    /'
 	if [ "$(cat /tmp/nested.rc)" = 0 ]; then
 		result ok "$nested_name"
 	else
@@ -152,24 +159,27 @@ guest() {
 	initrd=$1 guest_dir=${GUEST_DIR:-/tmp}
 	shift
 	rm -f "$guest_dir/guest.log" "$guest_dir/guest.verdict"
-	timeout "${GUEST_TIMEOUT:-300}" qemu-system-aarch64 \
+	qemu-system-aarch64 \
 		-M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m 512 \
 		-nodefaults -display none -no-reboot -kernel /Image -initrd "$initrd" \
 		-append 'console=ttyAMA0 panic=-1 quiet' -serial "file:$guest_dir/guest.log" \
 		-chardev "file,id=verdict,path=$guest_dir/guest.verdict" \
 		-device virtio-serial-pci,romfile= -device virtserialport,chardev=verdict \
 		"$@" > "$guest_dir/qemu.log" 2>&1 &
-	qemu=$!
+	qemu=$! hung='' limit=$(($(date +%s) + ${GUEST_TIMEOUT:-300}))
 	# QEMU keeps a guest whose vCPU cannot go on, for a debugger to look at.
 	while kill -0 $qemu 2> /dev/null; do
+		if [ "$(date +%s)" -ge $limit ]; then hung=1; kill $qemu; fi
 		! grep -q 'kvm run failed' "$guest_dir/qemu.log" || kill $qemu
 		sleep 0.2
 	done
 	wait $qemu
-	qemu_rc=$?
 	cat "$guest_dir/qemu.log" >> "$guest_dir/guest.log"
 	grep -v '^# job exit' "$guest_dir/guest.verdict"
-	if [ $qemu_rc = 124 ]; then echo "# the guest hung and was stopped"; return 1; fi
+	if [ -n "$hung" ]; then
+		echo "# the guest hung and was stopped after ${GUEST_TIMEOUT:-300} s"
+		return 1
+	fi
 	grep -q '^# job exit 0$' "$guest_dir/guest.verdict" && return
 	echo "# the guest ended without a good verdict; the end of its log:"
 	tail -n 20 "$guest_dir/guest.log" | sed 's/^/# /'

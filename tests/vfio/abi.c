@@ -1112,25 +1112,20 @@ TEST_F(region, d3hot)
 /* The VMM allowed runtime suspend: read and write resume, a fault does not. */
 TEST_F(region, runtime_suspend)
 {
-	struct vfio_device_feature f = {
-		.argsz = sizeof(f),
-		.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
-	};
 	volatile uint8_t *p = map(self, reserve(BLOCK, 0), 0, BLOCK);
 	uint8_t byte;
 
 	ASSERT_NE(MAP_FAILED, (void *)p);
 	p[0] = 0xab;
 	p[BLOCK - 1] = 0xcd;
-	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &f));
+	ASSERT_EQ(0, allow_low_power(self->fd, true));
 	EXPECT_EQ(SIGBUS, signal_of(p, false));
 	EXPECT_EQ(1, rd(self, 0, &byte, 1));
 	EXPECT_EQ(0xab, byte);
 	EXPECT_EQ(1, wr(self, 0, &byte, 1));
 	EXPECT_EQ(SIGBUS, signal_of(p, true));
 
-	f.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
-	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &f));
+	ASSERT_EQ(0, allow_low_power(self->fd, false));
 	expect_zapped(_metadata, p);
 	munmap((void *)p, BLOCK);
 }

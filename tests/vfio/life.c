@@ -489,18 +489,12 @@ TEST_F(power, training_after_d3)
 /* The user lets the kernel suspend it: a read wakes it, a fault does not. */
 TEST_F(power, runtime_suspend)
 {
-	struct {
-		struct vfio_device_feature hdr;
-	} entry = {
-		.hdr.argsz = sizeof(entry),
-		.hdr.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
-	};
 	uint64_t value = 0;
 	pthread_t thread;
 	long start;
 
 	ASSERT_EQ(0, touch(self->map, true));
-	if (ioctl(self->fd, VFIO_DEVICE_FEATURE, &entry))
+	if (allow_low_power(self->fd, true))
 		SKIP(return, "no low power entry: %s", strerror(errno));
 	ASSERT_TRUE(wait_until(knob("power_state") == 3, 20000));
 	EXPECT_EQ(SIGBUS, touch(self->map, false));
@@ -516,9 +510,8 @@ TEST_F(power, runtime_suspend)
 
 	/* Asleep again, or it does not have to. */
 	ASSERT_TRUE(wait_until(knob("power_state") == 3, 20000));
-	entry.hdr.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
 	ASSERT_TRUE(set_knob("ready", 0));
-	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &entry));
+	ASSERT_EQ(0, allow_low_power(self->fd, false));
 	start = now_ms();
 	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
 	EXPECT_EQ(0, touch(self->map, false));
@@ -529,18 +522,12 @@ TEST_F(power, runtime_suspend)
 /* The time to train counts from the return to D0, however long the GPU slept. */
 TEST_F_TIMEOUT(power, training_after_long_sleep, 90)
 {
-	struct {
-		struct vfio_device_feature hdr;
-	} entry = {
-		.hdr.argsz = sizeof(entry),
-		.hdr.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
-	};
 	uint64_t value = 0;
 	pthread_t thread;
 	long start;
 
 	ASSERT_EQ(0, touch(self->map, true));
-	if (ioctl(self->fd, VFIO_DEVICE_FEATURE, &entry))
+	if (allow_low_power(self->fd, true))
 		SKIP(return, "no low power entry: %s", strerror(errno));
 	usleep((LIMIT_MS + 1000) * 1000);
 	ASSERT_EQ(3, knob("power_state"));

@@ -268,16 +268,10 @@ TEST_F(standin, d3hot)
 
 TEST_F(standin, runtime_suspend)
 {
-	struct vfio_device_feature f = {
-		.argsz = sizeof(f),
-		.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
-	};
-
-	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &f));
+	ASSERT_EQ(0, allow_low_power(self->fd, true));
 	/* The kernel suspends it when it comes to it. */
 	EXPECT_TRUE(wait_until(knob("power_state") == 3, 20000));
-	f.flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
-	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_FEATURE, &f));
+	ASSERT_EQ(0, allow_low_power(self->fd, false));
 	EXPECT_EQ(0, knob("power_state"));
 	EXPECT_TRUE(readiness_is(self, 0xff));
 }
