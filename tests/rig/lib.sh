@@ -167,7 +167,7 @@ guest() {
 	qemu-system-aarch64 \
 		-M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m 512 \
 		-nodefaults -display none -no-reboot -kernel /Image -initrd "$initrd" \
-		-append 'console=ttyAMA0 panic=-1 quiet' -serial "file:$guest_dir/guest.log" \
+		-append 'console=ttyAMA0 panic=-1 kpti=off quiet' -serial "file:$guest_dir/guest.log" \
 		-chardev "file,id=verdict,path=$guest_dir/guest.verdict" \
 		-device virtio-serial-pci,romfile= -device virtserialport,chardev=verdict \
 		"$@" > "$guest_dir/qemu.log" 2>&1 &
