@@ -14,11 +14,9 @@
  */
 #include <pthread.h>
 #include <signal.h>
-#include <stddef.h>
-
-#include <linux/kvm.h>
 
 #include "fixture.h"
+#include "kvm.h"
 
 static const struct program program = {
 	.what = "what KVM makes of the mapping under a memslot",
@@ -28,10 +26,6 @@ static const struct program program = {
 		{ "KVM", "whose KVM it is: 6.12, series or newest", "newest" },
 	},
 };
-
-#ifndef KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED
-#define KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED 243
-#endif
 
 /* A memslot: what mixedmap.ko has of each kind. A block where pages are of 4 KiB. */
 #define SLOT		MIB(2)
@@ -76,8 +70,7 @@ FIXTURE(vma)
 {
 	struct vfio v;
 	int fd;
-	int kvm, vm, vcpu;
-	struct kvm_run *run;
+	struct vm vm;
 	void *code, *data;
 };
 
@@ -100,32 +93,26 @@ static void put_spin(void *code)
 	memcpy(code + SPIN, text, sizeof(text));
 }
 
-static int set_slot(int vm, unsigned int slot, uint64_t gpa, void *hva, uint32_t flags)
+static int set_slot(const struct vm *vm, unsigned int slot, uint64_t gpa, void *hva, uint32_t flags)
 {
-	struct kvm_userspace_memory_region region = {
-		.slot = slot,
-		.flags = flags,
-		.guest_phys_addr = gpa,
-		.memory_size = hva ? SLOT : 0,
-		.userspace_addr = (uintptr_t)hva,
-	};
-
-	return ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) ? -errno : 0;
+	return vm_set_slot(vm, slot, gpa, hva, hva ? SLOT : 0, flags);
 }
 
-static void set_reg(struct __test_metadata *_metadata, int vcpu, uint64_t id, uint64_t value)
+/* Where the vCPU begins, and with what in its first registers. */
+static void set_regs(struct __test_metadata *_metadata, const struct vm *vm,
+		     unsigned int routine, uint64_t x0, uint64_t x1)
 {
-	struct kvm_one_reg reg = { .id = id, .addr = (uintptr_t)&value };
-
-	ASSERT_EQ(0, ioctl(vcpu, KVM_SET_ONE_REG, &reg));
+	ASSERT_EQ(0, vm_set_reg(vm, CORE_REG(regs.pc), CODE_GPA + routine));
+	ASSERT_EQ(0, vm_set_reg(vm, CORE_REG(regs.pstate), PSTATE_EL1H));
+	ASSERT_EQ(0, vm_set_reg(vm, CORE_REG(regs.regs[0]), x0));
+	ASSERT_EQ(0, vm_set_reg(vm, CORE_REG(regs.regs[1]), x1));
+	ASSERT_EQ(0, vm_set_reg(vm, CORE_REG(regs.regs[2]), DONE_GPA));
+	/* VBAR_EL1 */
+	ASSERT_EQ(0, vm_set_reg(vm, ARM64_SYS_REG(3, 0, 12, 0, 0), CODE_GPA + VECTORS));
 }
-
-#define CORE_REG(name)	(KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE | \
-			 KVM_REG_ARM_CORE_REG(name))
 
 FIXTURE_SETUP(vma)
 {
-	struct kvm_vcpu_init init;
 	uint16_t command = PCI_COMMAND_MEMORY;
 	void *p;
 
@@ -135,23 +122,7 @@ FIXTURE_SETUP(vma)
 		return;
 	ASSERT_EQ(2, pwrite(self->fd, &command, 2, CONFIG + PCI_COMMAND));
 
-	self->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	ASSERT_LE(0, self->kvm);
-	self->vm = ioctl(self->kvm, KVM_CREATE_VM, 0);
-	ASSERT_LE(0, self->vm);
-	if (pfnmap_is("mte")) {
-		struct kvm_enable_cap mte = { .cap = KVM_CAP_ARM_MTE };
-
-		ASSERT_EQ(0, ioctl(self->vm, KVM_ENABLE_CAP, &mte));
-	}
-	self->vcpu = ioctl(self->vm, KVM_CREATE_VCPU, 0);
-	ASSERT_LE(0, self->vcpu);
-	ASSERT_EQ(0, ioctl(self->vm, KVM_ARM_PREFERRED_TARGET, &init));
-	ASSERT_EQ(0, ioctl(self->vcpu, KVM_ARM_VCPU_INIT, &init));
-	self->run = mmap(NULL, ioctl(self->kvm, KVM_GET_VCPU_MMAP_SIZE, 0),
-			 PROT_READ | PROT_WRITE, MAP_SHARED, self->vcpu, 0);
-	ASSERT_NE(MAP_FAILED, (void *)self->run);
-
+	ASSERT_EQ(0, vm_open(&self->vm, pfnmap_is("mte")));
 	p = mmap(NULL, 4 * SLOT, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, p);
@@ -165,14 +136,12 @@ FIXTURE_SETUP(vma)
 	put(self->code, VECTORS + 0x200, 0xd2800000 | (ABORTED << 5) /* mov x0, #ABORTED */,
 	    0xd503201f);
 	__builtin___clear_cache(self->code, self->code + SLOT);
-	ASSERT_EQ(0, set_slot(self->vm, 0, CODE_GPA, self->code, 0));
+	ASSERT_EQ(0, set_slot(&self->vm, 0, CODE_GPA, self->code, 0));
 }
 
 FIXTURE_TEARDOWN(vma)
 {
-	close(self->vcpu);
-	close(self->vm);
-	close(self->kvm);
+	vm_close(&self->vm);
 	munmap(self->data, SLOT);
 	vfio_close(&self->v);
 }
@@ -227,24 +196,15 @@ static void map_as(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 static int run(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 	       unsigned int routine, uint64_t gpa, uint64_t *x0)
 {
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.pc), CODE_GPA + routine);
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.pstate), 0x3c5);
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.regs[0]), *x0);
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.regs[1]), gpa);
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.regs[2]), DONE_GPA);
-	/* VBAR_EL1 */
-	set_reg(_metadata, self->vcpu, ARM64_SYS_REG(3, 0, 12, 0, 0), CODE_GPA + VECTORS);
+	int ret;
 
-	if (ioctl(self->vcpu, KVM_RUN, 0))
-		return -errno;
-	EXPECT_EQ(KVM_EXIT_MMIO, self->run->exit_reason);
-	EXPECT_EQ(DONE_GPA, self->run->mmio.phys_addr);
-	memcpy(x0, self->run->mmio.data, sizeof(*x0));
-
-	/* Complete the store, and go no further. */
-	self->run->immediate_exit = 1;
-	EXPECT_EQ(-1, ioctl(self->vcpu, KVM_RUN, 0));
-	self->run->immediate_exit = 0;
+	set_regs(_metadata, &self->vm, routine, *x0, gpa);
+	ret = vm_run(&self->vm);
+	if (ret)
+		return ret;
+	EXPECT_EQ(KVM_EXIT_MMIO, self->vm.run->exit_reason);
+	EXPECT_EQ(DONE_GPA, self->vm.run->mmio.phys_addr);
+	*x0 = vm_complete_store(&self->vm);
 	return 0;
 }
 
@@ -306,9 +266,9 @@ TEST_F(vma, capability)
 {
 	const int cap = KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED;
 
-	EXPECT_EQ(pfnmap_is("map"), ioctl(self->vm, KVM_CHECK_EXTENSION, cap));
+	EXPECT_EQ(pfnmap_is("map"), ioctl(self->vm.fd, KVM_CHECK_EXTENSION, cap));
 	EXPECT_EQ(env_is("KVM", "6.12") ? 0 : -1,
-		  ioctl(self->kvm, KVM_CHECK_EXTENSION, cap));
+		  ioctl(self->vm.kvm, KVM_CHECK_EXTENSION, cap));
 }
 
 TEST_F(vma, memslot_creation)
@@ -318,10 +278,10 @@ TEST_F(vma, memslot_creation)
 	for (kind = ANON; kind < NR_MAPPINGS; kind++) {
 		map_as(_metadata, self, kind);
 		EXPECT_EQ(refused(kind) ? -EINVAL : 0,
-			  set_slot(self->vm, 1, DATA_GPA, self->data, 0)) {
+			  set_slot(&self->vm, 1, DATA_GPA, self->data, 0)) {
 			TH_LOG("%s", mapping_names[kind]);
 		}
-		set_slot(self->vm, 1, DATA_GPA, NULL, 0);
+		set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
 	}
 }
 
@@ -337,10 +297,10 @@ TEST_F(vma, memslot_creation_over_touched_mapping)
 		map_as(_metadata, self, kind);
 		(void)*(volatile char *)self->data;
 		EXPECT_EQ(refused(kind) ? -EINVAL : 0,
-			  set_slot(self->vm, 1, DATA_GPA, self->data, 0)) {
+			  set_slot(&self->vm, 1, DATA_GPA, self->data, 0)) {
 			TH_LOG("%s", mapping_names[kind]);
 		}
-		set_slot(self->vm, 1, DATA_GPA, NULL, 0);
+		set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
 	}
 }
 
@@ -352,7 +312,7 @@ TEST_F(vma, memslot_over_inaccessible_mapping)
 
 	map_as(_metadata, self, USEMEM_WB);
 	ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_NONE));
-	EXPECT_EQ(by_vma ? -EINVAL : 0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+	EXPECT_EQ(by_vma ? -EINVAL : 0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 	if (by_vma)
 		return;
 	EXPECT_EQ(-EFAULT, run(_metadata, self, LOAD, DATA_GPA, &x0));
@@ -371,23 +331,21 @@ TEST_F(vma, read_only)
 	map_as(_metadata, self, USEMEM_WB);
 	*(volatile uint64_t *)self->data = 4711;
 	ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_READ));
-	ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 	EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA, &x0));
 	EXPECT_EQ(4711, x0);
 	EXPECT_EQ(-EFAULT, run(_metadata, self, STORE, DATA_GPA, &x0));
-	set_slot(self->vm, 1, DATA_GPA, NULL, 0);
+	set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
 
 	ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_READ | PROT_WRITE));
-	ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, KVM_MEM_READONLY));
+	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, KVM_MEM_READONLY));
 	EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA, &x0));
 	EXPECT_EQ(4711, x0);
 	/* KVM hands the store to the VMM, as for a memslot that is not there. */
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.pc), CODE_GPA + STORE);
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.regs[0]), 1);
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.regs[1]), DATA_GPA);
-	ASSERT_EQ(0, ioctl(self->vcpu, KVM_RUN, 0));
-	EXPECT_EQ(KVM_EXIT_MMIO, self->run->exit_reason);
-	EXPECT_EQ(DATA_GPA, self->run->mmio.phys_addr);
+	set_regs(_metadata, &self->vm, STORE, 1, DATA_GPA);
+	ASSERT_EQ(0, vm_run(&self->vm));
+	EXPECT_EQ(KVM_EXIT_MMIO, self->vm.run->exit_reason);
+	EXPECT_EQ(DATA_GPA, self->vm.run->mmio.phys_addr);
 	EXPECT_EQ(4711, *(volatile uint64_t *)self->data);
 }
 
@@ -398,7 +356,7 @@ TEST_F(vma, memslot_over_two_mappings)
 	ASSERT_NE(MAP_FAILED, mmap(self->data, PAGE, PROT_READ | PROT_WRITE,
 				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 	EXPECT_EQ(refused(USEMEM_WB) ? -EINVAL : 0,
-		  set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+		  set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 }
 
 TEST_F_TIMEOUT(vma, memslot_move_and_flags, 90)
@@ -407,30 +365,30 @@ TEST_F_TIMEOUT(vma, memslot_move_and_flags, 90)
 
 	for (kind = ANON; kind < NR_MAPPINGS; kind++) {
 		map_as(_metadata, self, ANON);
-		ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+		ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 		map_as(_metadata, self, kind);
 		EXPECT_EQ(refused(kind) ? -EINVAL : 0,
-			  set_slot(self->vm, 1, MOVED_GPA, self->data, 0)) {
+			  set_slot(&self->vm, 1, MOVED_GPA, self->data, 0)) {
 			TH_LOG("move: %s", mapping_names[kind]);
 		}
 		/* Dirty logging of VM_PFNMAP memory was always refused. */
 		EXPECT_EQ(is_pfnmap(kind) ? -EINVAL : 0,
-			  set_slot(self->vm, 1, refused(kind) ? DATA_GPA : MOVED_GPA,
+			  set_slot(&self->vm, 1, refused(kind) ? DATA_GPA : MOVED_GPA,
 				   self->data, KVM_MEM_LOG_DIRTY_PAGES)) {
 			TH_LOG("flags: %s", mapping_names[kind]);
 		}
-		set_slot(self->vm, 1, DATA_GPA, NULL, 0);
+		set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
 
 		/* A change of flags that is fine by itself. */
 		map_as(_metadata, self, ANON);
-		ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data,
+		ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data,
 				      KVM_MEM_LOG_DIRTY_PAGES));
 		map_as(_metadata, self, kind);
 		EXPECT_EQ(refused(kind) ? -EINVAL : 0,
-			  set_slot(self->vm, 1, DATA_GPA, self->data, 0)) {
+			  set_slot(&self->vm, 1, DATA_GPA, self->data, 0)) {
 			TH_LOG("clear flags: %s", mapping_names[kind]);
 		}
-		set_slot(self->vm, 1, DATA_GPA, NULL, 0);
+		set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
 	}
 }
 
@@ -442,11 +400,11 @@ TEST_F(vma, mte_vm)
 	if (!pfnmap_is("mte"))
 		SKIP(return, "this VM has no MTE");
 	map_as(_metadata, self, ANON);
-	ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 	EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA, &x0));
 
 	map_as(_metadata, self, USEMEM_WB);
-	EXPECT_EQ(-EINVAL, set_slot(self->vm, 1, MOVED_GPA, self->data, 0));
+	EXPECT_EQ(-EINVAL, set_slot(&self->vm, 1, MOVED_GPA, self->data, 0));
 	EXPECT_EQ(-EFAULT, run(_metadata, self, LOAD, DATA_GPA, &x0));
 	EXPECT_EQ(-EFAULT, run(_metadata, self, STORE, DATA_GPA, &x0));
 }
@@ -482,7 +440,7 @@ TEST_F_TIMEOUT(vma, swapped_under_a_memslot, 150)
 	enum mapping from, to;
 
 	map_as(_metadata, self, ANON);
-	ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 	for (from = ANON; from < NR_MAPPINGS; from++) {
 		for (to = ANON; to < NR_MAPPINGS; to++) {
 			map_as(_metadata, self, from);
@@ -497,7 +455,7 @@ static void *make_slot(void *arg)
 {
 	const FIXTURE_DATA(vma) * self = arg;
 
-	return (void *)(intptr_t)set_slot(self->vm, 1, DATA_GPA, self->data, 0);
+	return (void *)(intptr_t)set_slot(&self->vm, 1, DATA_GPA, self->data, 0);
 }
 
 /* KVM has a page of the mapping faulted in to see what it is. The VMM replaces it meanwhile. */
@@ -530,14 +488,15 @@ TEST_F(vma, swapped_during_memslot_creation)
 
 struct vcpu_thread {
 	pthread_t thread;
-	int vcpu, error;
+	const struct vm *vm;
+	int error;
 };
 
 static void *run_vcpu(void *arg)
 {
 	struct vcpu_thread *t = arg;
 
-	t->error = ioctl(t->vcpu, KVM_RUN, 0) ? -errno : 0;
+	t->error = vm_run(t->vm);
 	return NULL;
 }
 
@@ -545,12 +504,8 @@ static void *run_vcpu(void *arg)
 static void start(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 		  struct vcpu_thread *t, unsigned int routine, uint64_t x0)
 {
-	t->vcpu = self->vcpu;
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.pc), CODE_GPA + routine);
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.pstate), 0x3c5);
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.regs[0]), x0);
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.regs[1]), DATA_GPA);
-	set_reg(_metadata, self->vcpu, CORE_REG(regs.regs[2]), DONE_GPA);
+	t->vm = &self->vm;
+	set_regs(_metadata, &self->vm, routine, x0, DATA_GPA);
 	ASSERT_EQ(0, pthread_create(&t->thread, NULL, run_vcpu, t));
 }
 
@@ -568,7 +523,7 @@ TEST_F_TIMEOUT(vma, swapped_while_a_vcpu_spins, 90)
 
 	map_as(_metadata, self, first);
 	*(volatile uint64_t *)self->data = 0;
-	ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 	start(_metadata, self, &t, SPIN, end);
 	for (i = 0; i < 20; i++) {
 		for (kind = first; kind < NR_MAPPINGS; kind++) {
@@ -582,8 +537,8 @@ TEST_F_TIMEOUT(vma, swapped_while_a_vcpu_spins, 90)
 	*(volatile uint64_t *)self->data = end;
 	ASSERT_EQ(0, pthread_join(t.thread, NULL));
 	EXPECT_EQ(0, t.error);
-	EXPECT_EQ(KVM_EXIT_MMIO, self->run->exit_reason);
-	EXPECT_EQ(DONE_GPA, self->run->mmio.phys_addr);
+	EXPECT_EQ(KVM_EXIT_MMIO, self->vm.run->exit_reason);
+	EXPECT_EQ(DONE_GPA, self->vm.run->mmio.phys_addr);
 }
 
 /*
@@ -599,14 +554,14 @@ TEST_F(vma, swapped_during_a_fault)
 	};
 	const unsigned int n = ARRAY_SIZE(swaps);
 	struct vcpu_thread t;
-	uint64_t byte;
 	unsigned int i;
+	char byte;
 	int fd;
 
 	fd = open("/dev/mixedmap", O_RDWR);
 	ASSERT_LE(0, fd);
 	map_as(_metadata, self, ANON);
-	ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 	for (i = 0; i < n; i++) {
 		if (swaps[i].to == ANON && !env_is("KVM", "series"))
 			continue;
@@ -621,11 +576,7 @@ TEST_F(vma, swapped_during_a_fault)
 			TH_LOG("%s, was %s", mapping_names[swaps[i].to],
 			       mapping_names[swaps[i].from]);
 		}
-		memcpy(&byte, self->run->mmio.data, sizeof(byte));
-		EXPECT_EQ(0x900d + i, byte);
-		self->run->immediate_exit = 1;
-		EXPECT_EQ(-1, ioctl(self->vcpu, KVM_RUN, 0));
-		self->run->immediate_exit = 0;
+		EXPECT_EQ(0x900d + i, vm_complete_store(&self->vm));
 	}
 	close(fd);
 }
@@ -649,7 +600,7 @@ TEST_F(vma, poisoned_page)
 
 	ASSERT_EQ(0, sigaction(SIGBUS, &action, NULL));
 	map_as(_metadata, self, ANON);
-	ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 	map_as(_metadata, self, POISONED);
 	memset(&sigbus, 0, sizeof(sigbus));
 	EXPECT_EQ(told ? -EINTR : -EFAULT,
@@ -680,11 +631,11 @@ TEST_F(vma, execution)
 		*(volatile uint32_t *)(self->data + 0x204) = 0xd65f03c0;
 		if (kind == ANON || kind == PFNMAP_RAM)
 			__builtin___clear_cache(self->data, self->data + PAGE);
-		ASSERT_EQ(0, set_slot(self->vm, 1, DATA_GPA, self->data, 0));
+		ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 		x0 = 0;
 		EXPECT_EQ(0, run(_metadata, self, CALL, DATA_GPA + 0x200, &x0));
 		EXPECT_EQ(executes(kind) ? 77 : ABORTED, x0) TH_LOG("%s", mapping_names[kind]);
-		set_slot(self->vm, 1, DATA_GPA, NULL, 0);
+		set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
 	}
 }
 
