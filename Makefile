@@ -30,6 +30,10 @@ install: module
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
 
+# A static program for arm64, which checks a Grace machine.
+selftest:
+	scripts/selftest
+
 demo:
 	$(RIG) run $(HOST) tests/jobs/demo.sh
 
@@ -69,6 +73,8 @@ help:
 	@echo '  make shell         a prompt on that host, the module loaded'
 	@echo '  make check         the tests that every change has to pass; ends with'
 	@echo '                     "N passed, N failed"'
+	@echo '  make selftest      grace_selftest, a static program: which memory type has usemem in'
+	@echo '                     a guest of this host?'
 	@echo '  make check-all     and all others: more kernels, KVM'"'"'s selftests, coverage'
 	@echo '  make kunit         the KUnit suites by kunit.py, on arm64 and x86-64'
 	@echo '  make coverage      what they reach of the driver: lines and branches'
@@ -83,5 +89,5 @@ help:
 	@echo "  PARTS='abi life' KERNELS='6.12 newest' LIST=1    for check and check-all"
 	@echo 'scripts/rig help has more.'
 
-.PHONY: module install clean demo shell check check-all kunit coverage check-patches lint compdb
-.PHONY: help
+.PHONY: module install clean selftest demo shell check check-all kunit coverage check-patches
+.PHONY: lint compdb help
