@@ -37,11 +37,11 @@ watch_step() {
 # took. PROGRESS is a function that prints how far the command is, or - for none; a
 # terminal shows that every second, a log every half minute.
 step() {
-	local message=$1 progress=$2 start=$SECONDS watcher rc
+	local message=$1 progress=$2 start=$SECONDS shell=$BASHPID watcher rc
 	shift 2
 	[ -t 2 ] || printf '%s ...\n' "$message" >&2
 	# The command is the one in the foreground, so that Ctrl-C ends it.
-	watch_step $BASHPID "$message" "$progress" &
+	watch_step "$shell" "$message" "$progress" >&2 &
 	watcher=$!
 	# Where a failure does not end the shell, it is returned.
 	"$@" >&2
