@@ -4,7 +4,7 @@
 # PFNMAP says what this host's KVM does with cacheable device memory: map,
 # refuse, or device (unpatched 6.12, the control: what fails there has to fail); mte
 # is map for a VM with MTE. BASE is where the GPU's 4.5 GiB begin; FWB, for refuse, is
-# yes or no: does the CPU have it?
+# yes or no: does the CPU have it? MODE is Hyp where the host's kernel is to run at EL1, nVHE.
 #
 #| part | make check | make check-all adds | scripts/rig run
 #| patched | 6.12-patched | | --env=PFNMAP=map
@@ -13,6 +13,8 @@
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
 #| unpatched | 6.12 | 6.12-debug | --env=PFNMAP=device
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
+#| nvhe | 6.12-patched | newest | --kernel-args=kvm-arm.mode=nvhe --env=MODE=Hyp
+#| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000 --env=PFNMAP=map
 #| no-fwb | 6.12-patched | | --cpu=neoverse-n1 --env=PFNMAP=refuse --env=FWB=no
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
 #| no-dic | 6.12-patched | | --cpu=cortex-a710 --env=PFNMAP=refuse --env=FWB=yes
@@ -128,6 +130,8 @@ first=$((BASE)) last=$((BASE + 0xdfffffff)) end=$((BASE + 0x11fffffff))
 # are not what the VMA says.
 mixed=$((end + 1)) mixed_wb_end=$((end + 0x200000)) mixed_wc_end=$((end + 0x400000))
 mixed_end=$((end + 0xc00000))
+[ -z "${MODE:-}" ] ||
+	ok kvm.mode grep "kvm .*: $MODE nVHE mode initialized successfully" /tmp/boot
 fwb='Stage-2 Force Write-Back'
 dic='Instruction cache invalidation not required for I/D coherence'
 insmod /modules/mixedmap.ko "base=$mixed"

@@ -321,32 +321,63 @@ TEST_F(vma, memslot_over_inaccessible_mapping)
 		  run(_metadata, self, LOAD, DATA_GPA, &x0));
 }
 
-/* A mapping or a memslot that may only be read: no write gets through. */
-TEST_F(vma, read_only)
+/* A mapping that the VMM may only read: the guest's loads work, and its store is -EFAULT. */
+TEST_F(vma, read_only_mapping)
 {
+	const enum mapping kinds[] = { ANON, USEMEM_WB, RESMEM_WC };
+	unsigned int i;
 	uint64_t x0;
 
-	if (refused(USEMEM_WB))
-		SKIP(return, "usemem is refused here");
-	map_as(_metadata, self, USEMEM_WB);
-	*(volatile uint64_t *)self->data = 4711;
-	ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_READ));
-	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
-	EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA, &x0));
-	EXPECT_EQ(4711, x0);
-	EXPECT_EQ(-EFAULT, run(_metadata, self, STORE, DATA_GPA, &x0));
-	set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (refused(kinds[i]))
+			continue;
+		map_as(_metadata, self, kinds[i]);
+		*(volatile uint64_t *)self->data = 4711;
+		ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_READ));
+		ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
+		x0 = 0;
+		EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA, &x0));
+		EXPECT_EQ(4711, x0) TH_LOG("%s", mapping_names[kinds[i]]);
+		x0 = 1;
+		EXPECT_EQ(-EFAULT, run(_metadata, self, STORE, DATA_GPA, &x0)) {
+			TH_LOG("%s", mapping_names[kinds[i]]);
+		}
+		EXPECT_EQ(4711, *(volatile uint64_t *)self->data);
 
-	ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_READ | PROT_WRITE));
-	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, KVM_MEM_READONLY));
-	EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA, &x0));
-	EXPECT_EQ(4711, x0);
-	/* KVM hands the store to the VMM, as for a memslot that is not there. */
-	set_regs(_metadata, &self->vm, STORE, 1, DATA_GPA);
-	ASSERT_EQ(0, vm_run(&self->vm));
-	EXPECT_EQ(KVM_EXIT_MMIO, self->vm.run->exit_reason);
-	EXPECT_EQ(DATA_GPA, self->vm.run->mmio.phys_addr);
-	EXPECT_EQ(4711, *(volatile uint64_t *)self->data);
+		/* The VMM may write again, and so may the guest. */
+		ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_READ | PROT_WRITE));
+		EXPECT_EQ(0, run(_metadata, self, STORE, DATA_GPA, &x0));
+		EXPECT_EQ(1, *(volatile uint64_t *)self->data);
+		set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
+	}
+}
+
+/* A memslot that the guest may only read: its store is an exit for the VMM to emulate. */
+TEST_F(vma, read_only_memslot)
+{
+	const enum mapping kinds[] = { ANON, USEMEM_WB, RESMEM_WC };
+	unsigned int i;
+	uint64_t x0;
+
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (refused(kinds[i]))
+			continue;
+		map_as(_metadata, self, kinds[i]);
+		*(volatile uint64_t *)self->data = 4711;
+		ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, KVM_MEM_READONLY));
+		x0 = 0;
+		EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA, &x0));
+		EXPECT_EQ(4711, x0) TH_LOG("%s", mapping_names[kinds[i]]);
+		set_regs(_metadata, &self->vm, STORE, 1, DATA_GPA);
+		ASSERT_EQ(0, vm_run(&self->vm));
+		EXPECT_EQ(KVM_EXIT_MMIO, self->vm.run->exit_reason);
+		EXPECT_EQ(DATA_GPA, self->vm.run->mmio.phys_addr) {
+			TH_LOG("%s", mapping_names[kinds[i]]);
+		}
+		EXPECT_EQ(1, vm_complete_store(&self->vm));
+		EXPECT_EQ(4711, *(volatile uint64_t *)self->data);
+		set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
+	}
 }
 
 /* A memslot over two mappings is looked at as a whole. */
