@@ -74,7 +74,7 @@ esac
 start=$(now)
 version=$(qemu-system-aarch64 --version | sed -n 's/ emulator version//p' | cut -d' ' -f1,2)
 more "starting $version -device vfio-pci,host=$BDF, by $by ...${wait:+ $wait}"
-append="console=ttyAMA0 panic=-1 quiet TEST=$tests OTHER=$OTHER"
+append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=$tests OTHER=$OTHER"
 append="$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
 append="$append PROBES=$usemem:wb:unaligned,$usemem:wb:zva,$usemem:wb:lse"
 # shellcheck disable=SC2046

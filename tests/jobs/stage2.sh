@@ -40,7 +40,7 @@ in_guest() {
 	test="$test REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
 	# shellcheck disable=SC2046
 	guest /guest.cpio $(vfio_args "$BDF") \
-		-append "console=ttyAMA0 panic=-1 oops=panic quiet $test"
+		-append "console=ttyAMA0 panic=-1 kpti=off oops=panic quiet $test"
 }
 
 # must_break PROBE: the guest takes an abort, or its vCPU stops. A kernel that onlines such
