@@ -27,6 +27,15 @@ module:
 install: module
 	$(MAKE) -C $(KDIR) M=$(CURDIR) CONFIG_NVGRACE_GPU=m modules_install
 
+# The tool, its page and its completion; as root, or with DESTDIR.
+PREFIX ?= /usr/local
+install-tool:
+	install -D -m 755 scripts/nvgrace-gpu $(DESTDIR)$(PREFIX)/sbin/nvgrace-gpu
+	install -D -m 644 Documentation/nvgrace-gpu.8 \
+		$(DESTDIR)$(PREFIX)/share/man/man8/nvgrace-gpu.8
+	install -D -m 644 scripts/nvgrace-gpu.completion \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/nvgrace-gpu
+
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
 
@@ -66,6 +75,7 @@ help:
 	@echo 'On a Grace machine:'
 	@echo '  make               build nvgrace_gpu.ko against KDIR (default: the running kernel)'
 	@echo '  make install       and install it below /lib/modules, as root'
+	@echo '  make install-tool  install the tool nvgrace-gpu below PREFIX, as root'
 	@echo '  make clean         remove what the build made'
 	@echo 'On any Debian machine, no GPU needed; what they need is fetched and built into'
 	@echo '$${XDG_CACHE_HOME:-~/.cache}/nvgrace_gpu:'
@@ -91,3 +101,5 @@ help:
 
 .PHONY: module install clean selftest demo shell check check-all kunit coverage check-patches
 .PHONY: lint compdb help
+.PHONY: module install install-tool clean demo shell check check-all kunit coverage check-patches lint compdb
+.PHONY: help

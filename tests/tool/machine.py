@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Machines that are made of files: what nvgrace-gpu reads of a Grace host, and a kernel that
+binds drivers when something is written to these files."""
+
+import errno
+import importlib.machinery
+import importlib.util
+import io
+import os
+import shutil
+import struct
+import sys
+import tempfile
+import time
+import unittest
+from contextlib import redirect_stderr, redirect_stdout
+
+sys.dont_write_bytecode = True
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TOOL = os.path.join(TOP, "scripts", "nvgrace-gpu")
+
+
+def load_tool():
+    loader = importlib.machinery.SourceFileLoader("nvgrace_gpu_tool", TOOL)
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_loader("nvgrace_gpu_tool", loader))
+    loader.exec_module(module)
+    return module
+
+
+tool = load_tool()
+GIB = 1 << 30
+RELEASE = "7.3.4-grace"
+CONFIG = ("VFIO VFIO_PCI_CORE VFIO_GROUP VFIO_CONTAINER VFIO_DEVICE_CDEV IOMMUFD KVM ARM_SMMU_V3 "
+          "NUMA MEMORY_FAILURE TRANSPARENT_HUGEPAGE ARCH_SUPPORTS_HUGE_PFNMAP "
+          "ARCH_SUPPORTS_PMD_PFNMAP VFIO_PCI_DMABUF VFIO_DEBUGFS").split()
+BOOT = ("Linux version " + RELEASE, "CPU features: detected: Stage-2 Force Write-Back",
+        "CPU features: detected: Instruction cache invalidation not required for I/D coherence")
+
+# Memory, usemem's and resmem's backed bytes and BAR sizes, and physical BARs under them.
+SHAPES = {
+    "GH200": (0x2342, 0x17E0000000, (0x1760000000, 0x2000000000), (0x80000000, 0x80000000),
+              {0: 16 << 20, 2: 128 * GIB, 4: 32 << 20}),
+    "GB200": (0x2941, 186 * GIB, (186 * GIB, 256 * GIB), None, {0: 16 << 20, 2: 256 * GIB}),
+    "GB300": (0x31C2, 278 * GIB, (278 * GIB, 512 * GIB), None, {0: 16 << 20, 2: 512 * GIB}),
+}
+
+
+def aml_package(body):
+    """A PkgLength, of two bytes, and what it counts."""
+    length = len(body) + 2
+    assert length < 1 << 12
+    return bytes((0x40 | length & 0xF, length >> 4)) + body
+
+
+def aml_integer(value):
+    if isinstance(value, str):
+        return b"\x0d" + value.encode() + b"\0"
+    return b"\x0e" + struct.pack("<Q", value) if value > 1 else bytes((value,))
+
+
+def aml_device(name, base, size):
+    """What iasl makes of Device (NAME) { Name (_ADR, 0) Name (_DSD, ...) }."""
+    pairs = b""
+    for key, value in (("base-pa", base), ("size", size)):
+        if value is not None:
+            text = b"\x0dnvidia,gpu-mem-" + key.encode() + b"\0"
+            pairs += b"\x12" + aml_package(b"\x02" + text + aml_integer(value))
+    dsd = b"\x08_DSD\x12" + aml_package(b"\x02\x11\x13\x0a\x10" + bytes(16) +
+                                        b"\x12" + aml_package(b"\x02" + pairs))
+    return b"\x5b\x82" + aml_package(name.encode() + b"\x08_ADR\x00" + dsd)
+
+
+class Machine(tool.Host):
+    """A host on which all is well: Linux 7.3 with iommufd, and what add_gpu() adds."""
+
+    def __init__(self, user="root"):
+        super().__init__(tempfile.mkdtemp(prefix="nvgrace-gpu-"))
+        self.caps = {243: 1, 165: 48}
+        self.refuse = {}       # {(BDF, driver): (errno, line of the log)}
+        self.missing = set()   # modules that modprobe does not find
+        self.delay = 0         # seconds that binding takes
+        self.nr_gpus = 0
+        self.tables = {}
+        self.boot = list(BOOT)
+        self.kernel(RELEASE, CONFIG)
+        self.become(user)
+        self.put("/proc/sys/kernel/arch", "aarch64")
+        self.put("/proc/self/smaps", "00400000-00401000 r-xp\nSize: 64 kB\n"
+                                     "KernelPageSize:       64 kB\n")
+        self.put("/proc/cmdline", "root=/dev/sda2 iommu.strict=1 ds=nocloud;password=hunter2")
+        self.put("/proc/cpuinfo", "processor\t: 0\nCPU part\t: 0xd4f\n")
+        self.put("/proc/sys/vm/memory_failure_recovery", "1")
+        self.put("/proc/iomem", "80000000-fffffff : System RAM\n")
+        self.put("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never")
+        self.put("/sys/class/iommu/smmu3.0x11000000", "")
+        self.put("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "N")
+        self.put("/sys/devices/system/memory/block_size_bytes", "8000000")
+        self.put("/sys/devices/system/node/has_cpu", "0-1")
+        self.put("/etc/passwd", "root:x:0:0::/root:/bin/sh\nqemu:x:64055:64055::/:/bin/false\n")
+        self.put("/etc/group", "root:x:0:\nkvm:x:104:qemu\n")
+        self.put("/etc/security/limits.conf", "# nothing\nqemu - memlock unlimited\n")
+        self.put("/etc/os-release", 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\n')
+        for name, mode in (("kvm", 0o666), ("iommu", 0o666), ("vfio/vfio", 0o666)):
+            self.put("/dev/" + name, "", mode)
+        self.executable("qemu-system-aarch64", """case $2 in
+arm-smmuv3,help) echo '  accel=<bool>' ;;
+*) echo 'QEMU emulator version 11.0.1 (Debian 1:11.0.1+ds-1)' ;;
+esac""")
+        self.executable("udevadm", "exit 0")
+        self.driver("nvgrace_gpu")
+        self.parameter("usemem_bar", "4")
+        self.parameter("disable_idle_d3", "Y")
+        self.write_log()
+
+    def close(self):
+        shutil.rmtree(self.root)
+
+    # ---- making it
+
+    def put(self, name, content="", mode=0o644):
+        path = self.path(name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as f:
+            f.write(content if isinstance(content, bytes) else (content + "\n").encode())
+        os.chmod(path, mode)
+
+    def symlink(self, name, target):
+        self.remove(name)
+        os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+        os.symlink(target, self.path(name))
+
+    def drop(self, name):
+        path = self.path(name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
+    def executable(self, name, script):
+        self.put("/usr/bin/" + name, "#!/bin/sh\n" + script, 0o755)
+
+    def kernel(self, release, config):
+        self.put("/proc/sys/kernel/osrelease", release)
+        self.config_is(config, release)
+        base = "/lib/modules/" + release
+        self.put(base + "/modules.dep", "updates/nvgrace_gpu.ko: kernel/drivers/vfio/vfio.ko")
+        self.put(base + "/updates/nvgrace_gpu.ko", "ELF~Module signature appended~")
+        self.alias(["nvgrace_gpu"], release)
+
+    def config_is(self, options, release=None):
+        text = "".join("CONFIG_%s=%s\n" % (o, "m" if "VFIO_PCI" in o else "y") for o in options)
+        self.put("/boot/config-" + (release or self.release), text)
+
+    def alias(self, modules, release=RELEASE, wildcards="sv*sd*bc*sc*i*"):
+        lines = ["alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci"]
+        lines += ["alias vfio_pci:v000010DEd0000%04X%s %s" % (i, wildcards, module)
+                  for module in modules for i in tool.IDS]
+        self.put("/lib/modules/%s/modules.alias" % release, "\n".join(lines))
+
+    def become(self, user, uid=1000, groups="1000"):
+        root = user == "root"
+        self.put("/proc/self/status", "Name:\tpython3\nUid:\t{0}\t{0}\t{0}\t{0}\n"
+                 "Gid:\t{0}\t{0}\t{0}\t{0}\nGroups:\t{1} \nNStgid:\t7\nCapEff:\t{2}".format(
+                     0 if root else uid, "" if root else groups,
+                     "000001ffffffffff" if root else "0000000000000000"))
+        self.put("/proc/self/limits", "Limit  Soft Limit  Hard Limit  Units\n"
+                 "Max locked memory         8388608              8388608              bytes")
+
+    def driver(self, name, module=None):
+        self.put("/sys/bus/pci/drivers/%s/bind" % name)
+        self.put("/sys/module/%s/refcnt" % (module or name.replace("-", "_")), "0")
+
+    def parameter(self, name, value, module="nvgrace_gpu"):
+        self.put("/sys/module/%s/parameters/%s" % (module, name), value)
+
+    def say(self, *lines):
+        self.boot += lines
+        self.write_log()
+
+    def write_log(self):
+        self.put("/dev/kmsg", "".join("6,%d,%d,-;%s\n SUBSYSTEM=pci\n" % (i, i, line)
+                                      for i, line in enumerate(self.boot)))
+        self.cache.pop("log", None)
+
+    def add_gpu(self, bdf, shape="GH200", driver="nvgrace_gpu", node=0, layout=4,
+                firmware="all", methods="acpi flr", debugfs=True):
+        """A GPU, its ACPI device and its VFIO nodes. firmware: all, base, size, none."""
+        device, memory, usemem, resmem, bars = SHAPES[shape]
+        number = self.nr_gpus
+        self.nr_gpus += 1
+        base = 0x420000000000 + (number << 40)
+        real = "/sys/devices/pci%s/%s" % (bdf[:7], bdf)
+        self.symlink("/sys/bus/pci/devices/" + bdf, "../../../devices/pci%s/%s" % (bdf[:7], bdf))
+        for name, value in (("vendor", "0x10de"), ("device", "0x%04x" % device),
+                            ("class", "0x030200"), ("driver_override", "(null)"),
+                            ("numa_node", str(node)), ("power_state", "D0"),
+                            ("reset_method", methods),
+                            ("modalias", "pci:v000010DEd0000%04Xsv000010DEsd000016EBbc03sc02i00" %
+                             device)):
+            self.put(real + "/" + name, value)
+        lines, at = [], 0x661000000000 + (number << 40)
+        for bar in range(6):
+            size = bars.get(bar, 0)
+            lines.append("0x%016x 0x%016x 0x%016x" %
+                         ((at, at + size - 1, 0x14220C) if size else (0, 0, 0)))
+            at += size
+        self.put(real + "/resource", "\n".join(lines))
+        self.put(real + "/config", self.config_space_of(device, carve_out=bool(resmem)))
+        group = str(20 + number)
+        self.symlink(real + "/iommu_group", "../../../kernel/iommu_groups/" + group)
+        self.symlink("/sys/kernel/iommu_groups/%s/devices/%s" % (group, bdf),
+                     "../../../../bus/pci/devices/" + bdf)
+        name = "GP%02X" % number
+        self.put(real + "/firmware_node/path", "\\_SB_.PC%02X.%s" % (number, name))
+        self.firmware(number, None if firmware in ("size", "none") else base,
+                      None if firmware in ("base", "none") else memory)
+        regions = [("usemem", layout if resmem else 4, base, *usemem)]
+        if resmem:
+            regions.append(("resmem", 6 - layout, base + usemem[0], *resmem))
+        if driver:
+            self.bound(bdf, driver)
+        if driver == "nvgrace_gpu":
+            self.regions_are(bdf, regions, debugfs)
+        self.put("/dev/vfio/devices/vfio%d" % number, "", 0o666)
+        self.put("/sys/bus/pci/devices/%s/vfio-dev/vfio%d/dev" % (bdf, number), "511:0")
+        self.put("/dev/vfio/" + group, "", 0o666)
+        self.put("/etc/udev/rules.d/60-nvgrace-gpu.rules",
+                 (self.read_or("/etc/udev/rules.d/60-nvgrace-gpu.rules", "") +
+                  '\nKERNEL=="%s"' % bdf).strip())
+        return tool.Gpu(self, bdf)
+
+    @staticmethod
+    def config_space_of(device, carve_out, command=2):
+        config = bytearray(4096)
+        struct.pack_into("<HHH", config, 0, 0x10DE, device, command)
+        # An AER capability, then NVIDIA's DVSEC.
+        struct.pack_into("<I", config, 0x100, 0x15010001)
+        struct.pack_into("<III", config, 0x150, 0x00010023, 0x00C010DE,
+                         3 | (0 if carve_out else 1) << 16)
+        return bytes(config)
+
+    def firmware(self, number, base, size):
+        self.tables[number] = aml_device("GP%02X" % number, base, size)
+        body = b"".join(b"\x10" + aml_package(b"\\._SB_PC%02X" % n + device)
+                        for n, device in sorted(self.tables.items()))
+        self.put("/sys/firmware/acpi/tables/SSDT1", b"SSDT" + bytes(32) + body)
+        self.cache.clear()
+
+    def regions_are(self, bdf, regions, debugfs=True):
+        if debugfs:
+            base = "/sys/kernel/debug/vfio/%s/nvgrace_gpu/" % bdf
+            self.put(base + "regions", "\n".join(
+                "%s: BAR%d base 0x%x backed 0x%x bar_size 0x%x" % r for r in regions))
+            self.put(base + "ready", "ready")
+            self.put(base + "poisoned_pages", "")
+            return
+        self.say(*("nvgrace_gpu %s: %s [mem 0x%x-0x%x] is BAR%d, backed 0x%x bar_size 0x%x" %
+                   (bdf, name, at, at + backed - 1, bar, backed, size)
+                   for name, bar, at, backed, size in regions))
+
+    def bound(self, bdf, driver):
+        self.driver(driver)
+        self.symlink("/sys/bus/pci/devices/%s/driver" % bdf, "../../../bus/pci/drivers/" + driver)
+        self.put("/sys/bus/pci/drivers/%s/unbind" % driver)
+
+    def opened(self, pid, name, node):
+        self.put("/proc/%d/comm" % pid, name)
+        self.symlink("/proc/%d/fd/3" % pid, node)
+
+    # ---- the kernel
+
+    def kvm_cap(self, cap, vm=True):
+        if not self.exists("/dev/kvm"):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory",
+                                    self.path("/dev/kvm"))
+        return self.caps.get(cap, 0)
+
+    def run(self, *command):
+        if command[0] == "modprobe":
+            self.record(" ".join(command))
+            if command[1] in self.missing:
+                raise tool.Unknown("modprobe: FATAL: Module %s not found" % command[1])
+            self.driver(command[1])
+            return ""
+        if command[0] == "udevadm":
+            self.record(" ".join(command))
+            return ""
+        return super().run(*command)
+
+    def record(self, line):
+        with open(self.path("/writes"), "a", encoding="utf-8") as f:
+            f.write(line + "\n")
+
+    def writes(self):
+        """What was written so far, in short: files below the device have no directory."""
+        lines = self.read_or("/writes", "").splitlines()
+        self.remove("/writes")
+        return [line.replace("/sys/bus/pci/devices/", "").replace("/sys/bus/pci/", "")
+                for line in lines]
+
+    def write(self, name, text):
+        """sysfs: driver_override, unbind, bind and drivers_probe do what the kernel does."""
+        self.record("%s <- %s" % (name, text.strip()))
+        parts = name.split("/")
+        if parts[-1] == "driver_override":
+            self.put(name, text.strip() or "(null)")
+        elif parts[-1] == "unbind":
+            os.unlink(self.path("/sys/bus/pci/devices/%s/driver" % text))
+        elif parts[-1] == "bind":
+            self.bind(text, parts[-2])
+        else:
+            super().write(name, text)
+
+    def bind(self, bdf, driver):
+        time.sleep(self.delay)
+        gpu = tool.Gpu(self, bdf)
+        number, line = self.refuse.get((bdf, driver), (0, None))
+        if gpu.override not in (None, driver) or gpu.driver or (
+                not gpu.override and driver == "nvgrace_gpu"):
+            number = errno.ENODEV
+        if number:
+            if line:
+                self.say("%s %s: %s" % (driver, bdf, line))
+            raise OSError(number, os.strerror(number))
+        self.bound(bdf, driver)
+
+
+class Case(unittest.TestCase):
+    """A test on a machine."""
+
+    maxDiff = None
+
+    def setUp(self):
+        self.machine = Machine()
+        self.addCleanup(self.machine.close)
+
+    def tool(self, *argv):
+        """(exit status, standard output, standard error) of the tool there."""
+        out, err = io.StringIO(), io.StringIO()
+        self.machine.cache.clear()
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                status = tool.main(list(argv), self.machine)
+        except SystemExit as e:
+            status = e.code
+        return status, out.getvalue(), err.getvalue()
+
+    def output(self, *argv):
+        status, out, err = self.tool(*argv)
+        self.assertEqual((status, err), (0, ""), out + err)
+        return out
+
+    def refused(self, *argv):
+        status, out, err = self.tool(*argv)
+        self.assertEqual(status, 1, out + err)
+        self.assertTrue(err.startswith("error: "), err)
+        return err

@@ -1,0 +1,530 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""nvgrace-gpu check: each fault, alone on a machine on which all else is well, is named with
+its cure; what cannot be told is named with the reason."""
+
+import json
+import struct
+import time
+
+from machine import BOOT, CONFIG, Case, tool
+
+GPU = "0009:01:00.0"
+
+
+def without(*options):
+    return [o for o in CONFIG if o not in options]
+
+
+class Check(Case):
+    """fault(NAME, CURE) is for one fault; told(NAME, TEXT) for what is no fault."""
+
+    def setUp(self):
+        super().setUp()
+        self.gpu = self.machine.add_gpu(GPU)
+
+    def checks(self, *argv):
+        start = time.monotonic()
+        status, out, err = self.tool("check", "--json", *argv)
+        self.assertLess(time.monotonic() - start, 5)
+        self.assertEqual(err, "")
+        return status, {c["name"]: c for c in json.loads(out)["checks"]}
+
+    def fault(self, name, *cures, argv=(), also=(), text=""):
+        """Only this is to fix, and these are commands of its cure."""
+        status, checks = self.checks(*argv)
+        self.assertEqual(status, 1)
+        self.assertEqual({n for n, c in checks.items() if c["status"] == "fix"}, {name, *also},
+                         {n: c["text"] for n, c in checks.items() if c["status"] == "fix"})
+        for cure in cures:
+            self.assertIn(cure, "\n".join(checks[name]["cure"]))
+        self.assertTrue(cures)
+        self.assertIn(text, checks[name]["text"])
+
+    def cannot_tell(self, name, reason, argv=()):
+        _, checks = self.checks(*argv)
+        self.assertEqual(checks[name]["status"], "cannot tell", checks[name])
+        self.assertIn(reason, checks[name]["text"])
+
+    def told(self, name, text, better=""):
+        _, checks = self.checks()
+        self.assertEqual(checks[name]["status"], "ok", checks[name])
+        self.assertIn(text, checks[name]["text"])
+        self.assertIn(better, "\n".join(checks[name]["better"]))
+
+    def attr(self, name, value):
+        self.machine.put("/sys/bus/pci/devices/%s/%s" % (GPU, name), value)
+
+    def unbound(self):
+        self.machine.remove("/sys/bus/pci/devices/%s/driver" % GPU)
+        self.machine.drop("/sys/kernel/debug/vfio")
+
+
+class AllIsWell(Check):
+    def test_all_ok(self):
+        status, checks = self.checks()
+        self.assertEqual([(n, c["text"]) for n, c in checks.items() if c["status"] != "ok"], [])
+        self.assertEqual(status, 0)
+        self.assertGreater(len(checks), 30)
+
+    def test_every_kind_of_gpu(self):
+        self.machine.add_gpu("0019:01:00.0", "GB200")
+        self.machine.add_gpu("0029:01:00.0", "GB300")
+        status, out, _ = self.tool("check")
+        self.assertEqual(status, 0, out)
+        self.assertIn("\n0029:01:00.0\n", out)
+        self.assertRegex(out, r"\d+ ok, 0 to fix, 0 cannot be told\n$")
+
+    def test_quiet_prints_faults_only(self):
+        self.machine.put("/proc/sys/vm/memory_failure_recovery", "0")
+        _, out, _ = self.tool("check", "-q")
+        self.assertEqual(out.splitlines()[0].split(":")[0], "fix          mm.memory_failure")
+        self.assertNotIn("\nok", out)
+
+    def test_better_on_request(self):
+        self.machine.remove("/etc/udev/rules.d/60-nvgrace-gpu.rules")
+        self.assertNotIn("better:", self.output("check"))
+        self.assertIn("nvgrace-gpu bind --persist", self.output("check", "--better"))
+
+    def test_readme_messages_have_a_meaning(self):
+        """Each refusal in README's table of messages."""
+        refusals = ("nvidia,gpu-mem-base-pa: 0x1 without nvidia,gpu-mem-size means that the C2C",
+                    "nvidia,gpu-mem-size: 0x0 means that the C2C link to the GPU did not come up",
+                    "BAR0+0x1498 (C2C link) reads 0x5, a failure code: the link did not come up",
+                    "nvidia,gpu-mem-size: 0x1 without nvidia,gpu-mem-base-pa",
+                    "nvidia,gpu-mem-size: not an unsigned 64-bit integer",
+                    "nvidia,gpu-mem-size: 0x1 is not a multiple of the page size, 0x1000",
+                    "nvidia,gpu-mem-base-pa: 0x1 is beyond phys_addr_t",
+                    "nvidia,gpu-mem-base-pa: 0x1 + 0x1 wraps around",
+                    "nvidia,gpu-mem-base-pa: 0x1 + 0x1 overlaps System RAM",
+                    "nvidia,gpu-mem-base-pa: usemem [mem 0x1-0x2] is in use, see /proc/iomem",
+                    "nvidia,gpu-mem-size: 0x1 is too small to split, the least is 0x60000000",
+                    "nvidia,gpu-mem-size: 0x1 is too large, a VFIO region has 0x1 at most",
+                    "not ready after 30 s: BAR0+0x1498 (C2C link) reads 0x0, BAR0+0x200bc",
+                    "BAR0 and config space read all ones: the GPU is gone",
+                    "BAR0: [mem 0x1-0x2 64bit pref] is in use, see /proc/iomem",
+                    "cannot be enabled",
+                    "DVSEC at config offset 0x150: cannot be read",
+                    "no IOMMU: switch the SMMU on in the firmware's setup")
+        for line in refusals:
+            self.assertTrue(tool.explain(self.gpu, "error -EIO: " + line), line)
+
+
+class KernelFaults(Check):
+    def test_kernel_too_old(self):
+        self.machine.kernel("6.8.0-64k", CONFIG)
+        self.fault("kernel.version", "linux-image-arm64")
+
+    def test_kernel_too_old_elsewhere(self):
+        self.machine.put("/etc/os-release", "ID=ubuntu")
+        self.machine.kernel("6.8.0-64k", CONFIG)
+        self.fault("kernel.version", "install Linux 6.17 or newer")
+
+    def test_not_arm(self):
+        self.machine.put("/proc/sys/kernel/arch", "x86_64")
+        self.fault("kernel.version", "ssh GRACE", text="x86_64")
+
+    def test_mbind_and_device_memory_on_6_12(self):
+        self.machine.kernel("6.12.117", CONFIG)
+        self.machine.caps[243] = 0
+        self.fault("kernel.mbind", "git am", also=["kvm.cacheable_pfnmap"], text="mbind")
+        self.fault("kvm.cacheable_pfnmap", "patches/linux-6.12", also=["kernel.mbind"])
+
+    def test_patched_6_12(self):
+        self.machine.kernel("6.12.117", CONFIG)
+        self.told("kernel.mbind", "has the series")
+
+    def test_cpu_without_fwb(self):
+        self.machine.caps[243] = 0
+        self.machine.boot = [b for b in BOOT if "Write-Back" not in b]
+        self.machine.write_log()
+        self.fault("cpu.fwb", "lscpu", also=["kvm.cacheable_pfnmap"])
+
+    def test_cpu_without_dic(self):
+        self.machine.caps[243] = 0
+        self.machine.boot = list(BOOT[:2])
+        self.machine.write_log()
+        self.fault("cpu.dic", "lscpu", also=["kvm.cacheable_pfnmap"])
+
+    def test_no_kvm_device(self):
+        self.machine.drop("/dev/kvm")
+        self.fault("kvm.device", "dmesg | grep -i kvm")
+
+    def test_started_at_el1(self):
+        self.machine.drop("/dev/kvm")
+        self.machine.say("kvm [1]: HYP mode not available")
+        self.fault("kvm.device", "systemctl reboot --firmware-setup", text="EL1")
+
+    def test_smmu_off(self):
+        self.machine.drop("/sys/class/iommu")
+        self.machine.remove("/sys/bus/pci/devices/%s/iommu_group" % GPU)
+        self.fault("iommu.smmu", "systemctl reboot --firmware-setup", also=["gpu.group"])
+
+    def test_smmu_off_by_command_line(self):
+        self.machine.drop("/sys/class/iommu")
+        self.machine.put("/proc/cmdline", "root=/dev/sda1 iommu=off quiet")
+        self.fault("iommu.smmu", "update-grub", text="command line")
+
+    def test_no_iommu_mode(self):
+        self.machine.put("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y")
+        self.fault("iommu.noiommu", "echo N > /sys/module/vfio")
+
+    def test_config_without_vfio(self):
+        self.machine.config_is(without("VFIO_PCI_CORE"))
+        self.fault("config.vfio", "scripts/config -e VFIO_PCI_CORE")
+
+    def test_config_without_smmu(self):
+        self.machine.config_is(without("ARM_SMMU_V3"))
+        self.fault("config.smmu", "-e ARM_SMMU_V3")
+
+    def test_config_without_huge_pfnmap(self):
+        self.machine.config_is(without("ARCH_SUPPORTS_PMD_PFNMAP", "TRANSPARENT_HUGEPAGE"))
+        self.fault("config.huge_pfnmap", "-e TRANSPARENT_HUGEPAGE -e ARCH_SUPPORTS_PMD_PFNMAP")
+
+    def test_config_without_memory_failure(self):
+        self.machine.config_is(without("MEMORY_FAILURE"))
+        self.fault("config.memory_failure", "-e MEMORY_FAILURE")
+
+    def test_config_without_container_and_iommufd(self):
+        self.machine.config_is(without("IOMMUFD", "VFIO_CONTAINER"))
+        self.fault("config.container_or_iommufd", "-e IOMMUFD -e VFIO_DEVICE_CDEV")
+
+    def test_debians_config_is_no_fault(self):
+        self.machine.config_is(without("IOMMUFD", "VFIO_DEVICE_CDEV", "VFIO_DEBUGFS",
+                                       "VFIO_PCI_DMABUF"))
+        self.told("config.container_or_iommufd", "QEMU uses the container", "-e IOMMUFD")
+        self.told("config.dmabuf", "peer devices cannot", "-e VFIO_PCI_DMABUF")
+        self.told("config.debugfs", "log alone", "-e VFIO_DEBUGFS")
+        self.assertEqual(self.checks()[0], 0)
+
+    def test_config_in_proc(self):
+        import gzip
+        self.machine.put("/proc/config.gz", gzip.compress(b"CONFIG_VFIO=y\n"))
+        status, checks = self.checks()
+        self.assertEqual(checks["config.numa"]["status"], "fix")
+
+    def test_huge_pages_off(self):
+        self.machine.put("/sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]")
+        self.fault("mm.huge_pages", "echo madvise >")
+
+    def test_panics_at_memory_failure(self):
+        self.machine.put("/proc/sys/vm/memory_failure_recovery", "0")
+        self.fault("mm.memory_failure", "sysctl -w vm.memory_failure_recovery=1")
+
+    def test_old_qemu(self):
+        self.machine.executable("qemu-system-aarch64", "echo QEMU emulator version 9.2.1")
+        self.fault("qemu.version", "qemu-system-arm", text="highmem-mmio-size")
+
+    def test_no_qemu(self):
+        self.machine.drop("/usr/bin/qemu-system-aarch64")
+        self.fault("qemu.version", "apt-get install qemu-system-arm")
+
+
+class ModuleFaults(Check):
+    def unloaded(self):
+        self.machine.drop("/sys/module/nvgrace_gpu")
+
+    def test_not_loaded(self):
+        self.unloaded()
+        self.fault("module.loaded", "modprobe nvgrace_gpu")
+
+    def test_depmod_forgotten(self):
+        self.unloaded()
+        self.machine.put("/lib/modules/7.3.4-grace/modules.dep", "")
+        self.fault("module.loaded", "depmod && modprobe", also=["gpu.after_reboot"])
+
+    def test_installed_for_another_kernel(self):
+        self.unloaded()
+        self.machine.put("/lib/modules/7.3.4-grace/modules.dep", "")
+        self.machine.drop("/lib/modules/7.3.4-grace/updates")
+        self.machine.put("/lib/modules/7.1.0-old/updates/dkms/nvgrace_gpu.ko.xz", "")
+        self.fault("module.loaded", "make install", also=["gpu.after_reboot"], text="7.1.0-old")
+
+    def test_not_installed(self):
+        self.unloaded()
+        self.machine.put("/lib/modules/7.3.4-grace/modules.dep", "")
+        self.machine.drop("/lib/modules/7.3.4-grace/updates")
+        self.fault("module.loaded", "make install && depmod", also=["gpu.after_reboot"])
+
+    def test_unsigned_under_secure_boot(self):
+        self.unloaded()
+        self.machine.put("/sys/kernel/security/lockdown", "none [integrity] confidentiality")
+        self.machine.put("/lib/modules/7.3.4-grace/updates/nvgrace_gpu.ko", "ELF")
+        self.fault("module.signature", "sign-file", "mokutil --import", also=["module.loaded"])
+
+    def test_signed_under_secure_boot(self):
+        self.unloaded()
+        self.machine.put("/sys/module/module/parameters/sig_enforce", "Y")
+        self.told("module.signature", "is signed")
+
+    def test_layout_of_the_default(self):
+        self.machine.parameter("usemem_bar", "2")
+        self.fault("module.layout", "options nvgrace_gpu usemem_bar=4", "modprobe -r",
+                   text="BAR4")
+        self.assertEqual(self.checks("--layout=2")[0], 0)
+
+    def test_layout_does_not_matter_to_blackwell(self):
+        self.machine.parameter("usemem_bar", "2")
+        self.machine.drop("/sys/bus/pci/devices/" + GPU)
+        self.machine.add_gpu("0019:01:00.0", "GB200")
+        self.told("module.layout", "BAR4")
+
+    def test_idle_d3(self):
+        self.machine.parameter("disable_idle_d3", "N")
+        self.told("module.idle_d3", "train again", "disable_idle_d3=1")
+
+    def test_alias_tie(self):
+        self.machine.alias(["nvgrace_gpu_vfio_pci", "nvgrace_gpu"])
+        self.fault("module.alias", "nvgrace-gpu bind " + GPU, "--libvirt",
+                   text="nvgrace_gpu_vfio_pci")
+
+    def test_alias_tie_won(self):
+        self.machine.alias(["nvgrace_gpu", "nvgrace_gpu_vfio_pci"])
+        self.told("module.alias", "take nvgrace_gpu")
+
+    def test_alias_missing(self):
+        self.machine.alias([])
+        self.fault("module.alias", "depmod", text="take vfio_pci")
+
+
+class GpuFaults(Check):
+    def test_no_gpu(self):
+        self.machine.drop("/sys/bus/pci/devices/" + GPU)
+        self.fault("gpus", "/sys/bus/pci/rescan")
+
+    def test_off_the_bus(self):
+        self.attr("config", b"\xff" * 4096)
+        self.fault("gpu.present", "echo 1 > /sys/bus/pci/devices/%s/remove" % GPU)
+
+    def test_unknown_sku(self):
+        self.attr("device", "0x297e")
+        self.told("gpu.present", "has no id for it")
+
+    def test_group_shared(self):
+        self.machine.put("/sys/kernel/iommu_groups/20/devices/0009:01:00.1", "")
+        other = "/sys/bus/pci/devices/0009:01:00.1"
+        self.machine.put(other + "/class", "0x010802")
+        self.machine.symlink(other + "/driver", "../../../bus/pci/drivers/nvme")
+        self.fault("gpu.group", "echo 0009:01:00.1 > %s/driver/unbind" % other)
+
+    def test_group_shared_with_bridge(self):
+        self.machine.put("/sys/kernel/iommu_groups/20/devices/0009:00:00.0", "")
+        other = "/sys/bus/pci/devices/0009:00:00.0"
+        self.machine.put(other + "/class", "0x060400")
+        self.machine.symlink(other + "/driver", "../../../bus/pci/drivers/pcieport")
+        self.told("gpu.group", "IOMMU group 20")
+
+    def test_bar0_without_address(self):
+        self.attr("resource", "0x0 0x0 0x0\n" * 6)
+        self.fault("gpu.bar0", "pci=realloc")
+
+    def test_c2c_link_down(self):
+        """Firmware that knows of no link names a base, and no size."""
+        self.unbound()
+        self.machine.firmware(0, 0x420000000000, None)
+        self.fault("gpu.memory", "ipmitool chassis power cycle", also=["gpu.driver"],
+                   text="C2C link did not come up")
+
+    def test_size_zero(self):
+        self.unbound()
+        self.machine.firmware(0, 0x420000000000, 0)
+        self.fault("gpu.memory", "ipmitool", also=["gpu.driver"])
+
+    def test_size_without_base(self):
+        self.unbound()
+        self.machine.firmware(0, None, 1 << 36)
+        self.fault("gpu.memory", "fwupdmgr update", also=["gpu.driver"])
+
+    def test_size_is_a_string(self):
+        self.unbound()
+        self.machine.firmware(0, 0x420000000000, "96G")
+        self.fault("gpu.memory", "fwupdmgr update", also=["gpu.driver"])
+
+    def test_plain_firmware(self):
+        self.unbound()
+        self.machine.firmware(0, None, None)
+        self.told("gpu.memory", "no coherent memory")
+
+    def test_each_gpu_has_its_own_memory(self):
+        self.unbound()
+        self.machine.add_gpu("0019:01:00.0", driver=None)
+        gpus = [tool.Gpu(self.machine, b).firmware_memory() for b in (GPU, "0019:01:00.0")]
+        self.assertEqual(gpus, [(0x420000000000, 0x17E0000000), (0x430000000000, 0x17E0000000)])
+
+    def test_memory_is_system_ram(self):
+        self.unbound()
+        self.machine.put("/proc/iomem", "420000000000-42175fffffff : System RAM (kmem)")
+        self.fault("gpu.memory.free", "seq %d %d" % (0x420000000000 >> 27, 0x42175FFFFFFF >> 27),
+                   "echo offline", also=["gpu.driver"])
+
+    def test_memory_is_claimed(self):
+        self.unbound()
+        self.machine.put("/proc/iomem", "420000000000-42175fffffff : dax_hmem")
+        self.fault("gpu.memory.free", "modprobe -r dax_hmem", also=["gpu.driver"])
+
+    def test_memory_is_ours(self):
+        self.machine.put("/proc/iomem", "420000000000-42175fffffff : nvgrace_gpu")
+        self.told("gpu.memory.free", "VFIO driver claims")
+
+    def test_no_driver(self):
+        self.unbound()
+        self.fault("gpu.driver", "nvgrace-gpu bind " + GPU)
+
+    def test_vfio_pci(self):
+        self.machine.bound(GPU, "vfio-pci")
+        self.fault("gpu.driver", "nvgrace-gpu bind " + GPU, text="shows no usemem")
+
+    def test_nvidias_driver(self):
+        self.machine.bound(GPU, "nvidia")
+        self.fault("gpu.driver", "nvgrace-gpu bind " + GPU, text="for the host itself")
+
+    def test_intree_driver_is_no_fault(self):
+        self.machine.bound(GPU, "nvgrace-gpu-vfio-pci")
+        self.told("gpu.driver", "shows usemem too")
+
+    def test_foreign_override(self):
+        self.attr("driver_override", "vfio-pci")
+        self.fault("gpu.override", "echo nvgrace_gpu > ", text="No such device")
+
+    def test_refused_by_the_driver(self):
+        self.unbound()
+        self.machine.say("nvgrace_gpu %s: error -ENOLINK: BAR0+0x1498 (C2C link) reads 0x5, a "
+                         "failure code: the link did not come up" % GPU)
+        self.fault("gpu.log", "ipmitool", also=["gpu.driver"], text="reads 0x5")
+
+    def registers(self, link, training):
+        self.unbound()
+        bar0 = bytearray(0x201000)
+        struct.pack_into("<I", bar0, 0x1498, link)
+        struct.pack_into("<I", bar0, 0x200BC, training)
+        self.attr("resource0", bytes(bar0))
+
+    def test_ready(self):
+        self.registers(0xFF, 0xFF)
+        self.told("gpu.ready", "read 0xff")
+
+    def test_link_failed(self):
+        self.registers(0x5, 0)
+        self.fault("gpu.ready", "ipmitool", also=["gpu.driver"], text="0x5")
+
+    def test_not_ready(self):
+        self.registers(0xFF, 0)
+        self.fault("gpu.ready", "sleep 30", also=["gpu.driver"])
+
+    def test_reads_all_ones(self):
+        self.registers(0xFFFFFFFF, 0xFFFFFFFF)
+        self.fault("gpu.ready", "/remove", also=["gpu.driver"])
+
+    def test_no_reset(self):
+        self.machine.drop("/sys/bus/pci/devices/%s/reset_method" % GPU)
+        self.fault("gpu.reset", "lspci -vvv")
+
+    def test_reset_switched_off(self):
+        self.attr("reset_method", "")
+        self.fault("gpu.reset", "echo default >")
+
+    def test_flr_before_acpi(self):
+        self.attr("reset_method", "flr acpi")
+        self.fault("gpu.reset", "echo default >", text="flr comes before acpi")
+
+    def test_no_acpi_reset(self):
+        self.attr("reset_method", "flr")
+        self.told("gpu.reset", "no _RST")
+
+    def test_poisoned(self):
+        self.machine.put("/sys/kernel/debug/vfio/%s/nvgrace_gpu/poisoned_pages" % GPU,
+                         "0x420000010000\n0x420000020000")
+        self.fault("gpu.poison", "nvgrace-gpu unbind " + GPU, text="2 poisoned")
+
+    def test_after_reboot(self):
+        self.machine.remove("/etc/udev/rules.d/60-nvgrace-gpu.rules")
+        self.told("gpu.after_reboot", "not bound", "nvgrace-gpu bind --persist")
+
+
+class Users(Check):
+    def test_memlock(self):
+        self.machine.become("me")
+        self.fault("user.memlock", '"$USER" - memlock unlimited', text="8 MiB")
+
+    def test_memlock_of_a_named_user(self):
+        self.machine.put("/etc/security/limits.conf", "")
+        self.fault("user.memlock", "echo qemu - memlock", argv=["--user=qemu"])
+
+    def test_node_of_another_group(self):
+        self.machine.put("/dev/vfio/devices/vfio0", "", 0o600)
+        self.fault("gpu.nodes", "chgrp kvm /dev/vfio/devices/vfio0", "usermod -aG kvm qemu",
+                   argv=["--user=qemu"])
+
+    def test_node_of_the_container(self):
+        self.machine.drop("/dev/iommu")
+        self.machine.put("/dev/vfio/20", "", 0o600)
+        self.fault("gpu.nodes", "chgrp kvm /dev/vfio/20", argv=["--user=qemu"])
+
+    def test_node_missing(self):
+        self.machine.drop("/dev/vfio/devices")
+        self.machine.drop("/dev/vfio/20")
+        self.fault("gpu.nodes", "udevadm trigger")
+
+    def test_kvm_device(self):
+        self.machine.put("/dev/kvm", "", 0o600)
+        self.fault("kvm.device", "usermod -aG kvm qemu", argv=["--user=qemu"])
+
+    def test_unknown_user(self):
+        status, _, err = self.tool("check", "--user=nobody-here")
+        self.assertEqual((status, err), (1, "error: /etc/passwd has no user 'nobody-here'\n"))
+
+
+class CannotTell(Check):
+    def test_exit_status_is_3(self):
+        self.machine.drop("/boot/config-7.3.4-grace")
+        self.cannot_tell("config.vfio", "there is no /proc/config.gz and no /boot/config-7.3.4")
+        self.assertEqual(self.checks()[0], 3)
+
+    def test_addresses_are_hidden(self):
+        self.machine.put("/proc/iomem", "00000000-00000000 : System RAM")
+        self.cannot_tell("gpu.memory.free", "only root sees")
+
+    def test_log_does_not_reach_back(self):
+        self.machine.caps[243] = 0
+        self.machine.put("/proc/cpuinfo", "CPU part : 0xd0c")
+        self.machine.boot = ["something else"]
+        self.machine.write_log()
+        self.cannot_tell("cpu.fwb", "does not reach back")
+
+    def test_log_saved_at_boot(self):
+        self.machine.caps[243] = 0
+        self.machine.boot = []
+        self.machine.write_log()
+        self.machine.put("/var/log/dmesg", "\n".join("[    0.1] " + b for b in BOOT))
+        self.told("cpu.fwb", "has FEAT_S2FWB")
+
+    def test_file_is_missing(self):
+        self.machine.drop("/proc/sys/vm/memory_failure_recovery")
+        self.cannot_tell("mm.memory_failure",
+                         "/proc/sys/vm/memory_failure_recovery: No such file or directory")
+
+    def test_kvm_does_not_answer(self):
+        self.machine.drop("/dev/kvm")
+        self.cannot_tell("kvm.cacheable_pfnmap", "/dev/kvm: No such file")
+
+    def test_mbind_between_the_kernels_that_were_tried(self):
+        self.machine.kernel("6.17.0-nvidia-64k", CONFIG)
+        self.cannot_tell("kernel.mbind", "6.17 was not tried")
+
+    def test_asleep(self):
+        self.unbound()
+        self.attr("power_state", "D3hot")
+        self.cannot_tell("gpu.ready", "in D3hot")
+
+    def test_memory_off(self):
+        self.unbound()
+        self.attr("config", self.machine.config_space_of(0x2342, True, command=0))
+        self.cannot_tell("gpu.ready", "is off until a driver")
+
+    def test_no_acpi_tables(self):
+        self.unbound()
+        self.machine.drop("/sys/firmware/acpi/tables")
+        self.cannot_tell("gpu.memory", "no ACPI tables")
+
+    def test_nonsense_is_no_traceback(self):
+        self.attr("resource", "nonsense")
+        self.cannot_tell("gpu.bar0", "does not know")

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""nvgrace-gpu as a program: help, exit status, report, man page, completion, old Pythons."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+from machine import TOOL, TOP, Case, tool
+
+GPU = "0009:01:00.0"
+COMMANDS = ("check", "list", "bind", "unbind", "qemu-args", "report")
+
+
+def read(*parts):
+    with open(os.path.join(TOP, *parts), encoding="utf-8") as f:
+        return f.read()
+
+
+def options_of(command):
+    """The long options of a command, from its help."""
+    text = subprocess.run([sys.executable, TOOL, command, "--help"], stdout=subprocess.PIPE,
+                          universal_newlines=True, check=True).stdout
+    return set(re.findall(r"^ +(?:-\w, |-\w \w+, )?(--[\w-]+)", text, re.M)) - {"--help"}
+
+
+class Program(Case):
+    def run_it(self, *argv, **env):
+        return subprocess.run([sys.executable, TOOL, *argv], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, universal_newlines=True, check=False,
+                              env={**os.environ, "COLUMNS": "80", **env})
+
+    def test_help_is_one_screen(self):
+        for argv in ([], *([c] for c in COMMANDS)):
+            done = self.run_it(*argv, "--help")
+            self.assertEqual(done.returncode, 0)
+            self.assertLessEqual(done.stdout.count("\n"), 25, argv)
+            self.assertLessEqual(max(map(len, done.stdout.splitlines())), 80)
+
+    def test_wrong_command_line(self):
+        for argv in ([], ["frobnicate"], ["check", "--frob"], ["list", "--", "-x"]):
+            self.assertEqual(self.run_it(*argv).returncode, 2, argv)
+
+    def test_root_by_option_and_environment(self):
+        self.machine.add_gpu(GPU)
+        for done in (self.run_it("--root", self.machine.root, "list"),
+                     self.run_it("list", NVGRACE_GPU_ROOT=self.machine.root)):
+            self.assertEqual(done.returncode, 0, done.stdout)
+            self.assertIn(GPU, done.stdout)
+
+    def test_empty_root(self):
+        """A machine that tells nothing: no traceback, and a reason for each."""
+        os.makedirs(self.machine.root + "/empty")
+        done = self.run_it("--root", self.machine.root + "/empty", "check")
+        self.assertEqual(done.returncode, 1)
+        self.assertNotIn("Traceback", done.stdout)
+        self.assertGreater(done.stdout.count("cannot tell"), 5)
+        for command in ("list", "bind", "unbind", "qemu-args"):
+            done = self.run_it("--root", self.machine.root + "/empty", command)
+            self.assertEqual(done.returncode, 1, command)
+            self.assertNotIn("Traceback", done.stdout)
+
+    def test_files_that_cannot_be_read(self):
+        """A user's view of root's files, without being one."""
+        self.machine.add_gpu(GPU, driver=None)
+        real, secret = self.machine.read_bytes, ("config", "SSDT1")
+
+        def read_bytes(name, size=-1):
+            if name.endswith(secret):
+                raise PermissionError(13, "Permission denied", self.machine.path(name))
+            return real(name, size)
+
+        self.machine.read_bytes = read_bytes
+        _, out, _ = self.tool("check")
+        self.assertIn("cannot tell  gpu.memory: /sys/firmware/acpi/tables/SSDT1: Permission "
+                      "denied; try as root", out)
+
+    def test_pipe_that_closes(self):
+        self.machine.add_gpu(GPU)
+        with subprocess.Popen([sys.executable, TOOL, "--root", self.machine.root, "check"],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as done:
+            done.stdout.close()
+            self.assertEqual(done.stderr.read(), b"")
+
+    def test_python_3_9(self):
+        ast.parse(read("scripts", "nvgrace-gpu"), feature_version=(3, 9))
+
+    def test_standard_library_only(self):
+        if not hasattr(sys, "stdlib_module_names"):
+            self.skipTest("this Python does not list its library")
+        for node in ast.walk(ast.parse(read("scripts", "nvgrace-gpu"))):
+            for name in getattr(node, "names", ()) if isinstance(node, ast.Import) else ():
+                self.assertIn(name.name.split(".")[0], sys.stdlib_module_names)
+
+    def test_ids_are_the_drivers(self):
+        source = read("nvgrace_gpu_main.c")
+        ids = re.findall(r"PCI_VENDOR_ID_NVIDIA, (0x\w+)\) \}, /\* (\w+)", source)
+        self.assertEqual({int(i, 16): name for i, name in ids}, tool.IDS)
+
+
+class Words(Case):
+    def test_man_page_has_all_options(self):
+        page = read("Documentation", "nvgrace-gpu.8").replace("\\-", "-")
+        for command in COMMANDS:
+            for option in options_of(command):
+                self.assertIn(option, page, command)
+
+    def test_completion_has_all_options(self):
+        script = read("scripts", "nvgrace-gpu.completion")
+        for command in COMMANDS:
+            match = re.search(r"^\t%s\) options='([^']*)'" % command, script, re.M)
+            self.assertEqual(set(match.group(1).split()), options_of(command), command)
+
+    def complete(self, *words):
+        script = ("source %s/scripts/nvgrace-gpu.completion; COMP_WORDS=(%s); COMP_CWORD=%d; "
+                  "_nvgrace_gpu; printf '%%s\\n' \"${COMPREPLY[@]}\"" %
+                  (TOP, " ".join("'%s'" % w for w in words), len(words) - 1))
+        return subprocess.run(["bash", "-c", script], stdout=subprocess.PIPE, check=True,
+                              universal_newlines=True, env={
+                                  **os.environ, "NVGRACE_GPU_ROOT": self.machine.root}
+                              ).stdout.split()
+
+    def test_completion(self):
+        self.machine.add_gpu(GPU)
+        self.machine.add_gpu("0019:01:00.0")
+        self.assertEqual(self.complete("nvgrace-gpu", ""), list(COMMANDS))
+        self.assertEqual(self.complete("nvgrace-gpu", "bi"), ["bind"])
+        self.assertEqual(self.complete("nvgrace-gpu", "bind", "001"), ["0019:01:00.0"])
+        self.assertEqual(self.complete("nvgrace-gpu", "bind", "--p"), ["--persist"])
+        self.assertEqual(self.complete("nvgrace-gpu", "--root", "/x", "che"), ["check"])
+
+
+class Report(Case):
+    SECRETS = ("hunter2", "0123456789", "a0:36:9f:11:22:33", "10.1.2.3", "grace-host-17",
+               "11111111-2222-3333-4444-555555555555")
+
+    def setUp(self):
+        super().setUp()
+        self.machine.add_gpu(GPU)
+        self.machine.put("/proc/sys/kernel/hostname", "grace-host-17")
+        self.machine.say("nvgrace_gpu %s: reset done" % GPU, "eth0: a0:36:9f:11:22:33",
+                         "vfio: token 11111111-2222-3333-4444-555555555555",
+                         "smmu: serial: 0123456789", "vfio: peer 10.1.2.3",
+                         "systemd[1]: Hostname set to <grace-host-17>")
+
+    def test_contents(self):
+        out = self.output("report", "-o", "-")
+        titles = re.findall(r"^== (.*)$", out, re.M)
+        self.assertEqual(len(titles), 11)
+        for text in ("7.3.4-grace", "usemem BAR4", "CONFIG_VFIO=y", "iommu.strict=1",
+                     "nvgrace_gpu.usemem_bar=4", "QEMU emulator version 11",
+                     "%s: reset done" % GPU, "%s ready: ready" % GPU, "gpu.memory: 95.5 GiB"):
+            self.assertIn(text, out)
+
+    def test_no_secrets(self):
+        out = self.output("report", "-o", "-")
+        for secret in self.SECRETS:
+            self.assertNotIn(secret, out)
+        # The addresses of PCI functions are none.
+        self.assertIn(GPU, out)
+
+    def test_file(self):
+        name = self.machine.path("/report.txt")
+        self.output("report", "--output", name)
+        self.assertIn("== check\n", self.machine.read("/report.txt"))
+
+    def test_empty_host(self):
+        machine = tool.Host(self.machine.path("/empty"))
+        self.machine = machine
+        machine.close = None
+        out = self.output("report", "-o", "-")
+        self.assertNotIn("Traceback", out)
