@@ -7,7 +7,8 @@
  *	main.c    reset.c		front door | resets and PCI errors
  *	config.c  dmabuf.c		config space | dma-bufs
  *	mem.c				the regions
- *	ready.c   acpi.c    debugfs.c	can the memory be used? | firmware | what is known
+ *	ready.c   acpi.c		can the memory be used? | firmware
+ *	debugfs.c sysfs.c		what is known | where the memory is
  */
 /*
  * Lock order, outermost first:
@@ -210,6 +211,9 @@ void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev);
 #else
 static inline void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev) {}
 #endif
+
+/* nvgrace_gpu_sysfs.c */
+extern const struct attribute_group *nvgrace_gpu_dev_groups[];
 
 /* nvgrace_gpu_mem.c */
 int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,

@@ -365,6 +365,7 @@ static struct pci_driver nvgrace_gpu_driver = {
 	.remove			= nvgrace_gpu_remove,
 	.sriov_configure	= nvgrace_gpu_sriov_configure,
 	.err_handler		= &nvgrace_gpu_err_handlers,
+	.dev_groups		= nvgrace_gpu_dev_groups,
 	.driver_managed_dma	= true,
 };
 module_pci_driver(nvgrace_gpu_driver);

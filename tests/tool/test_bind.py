@@ -323,6 +323,31 @@ class List(Case):
             "  usemem BAR4  0x420000000000-0x42175fffffff  93.5 GiB backed of 128 GiB",
             "  resmem BAR2  0x421760000000-0x4217dfffffff  2 GiB backed of 2 GiB"])
 
+    def test_from_sysfs(self):
+        self.machine.add_gpu(GPU, debugfs=False)
+        self.machine.boot = []
+        self.machine.write_log()
+        for name, value in (("usemem_base", "0x420000000000"), ("usemem_bar", "2"),
+                            ("usemem_backed", "1073741824"), ("usemem_bar_size", "2147483648")):
+            self.machine.put("/sys/bus/pci/devices/%s/nvgrace_gpu/%s" % (GPU, name), value)
+        self.assertIn("  usemem BAR2  0x420000000000-0x42003fffffff  1 GiB backed of 2 GiB",
+                      self.output("list"))
+
+    def test_base_in_sysfs_is_for_root(self):
+        self.machine.add_gpu(GPU)
+        read = self.machine.read
+        for name, value in (("usemem_base", ""), ("usemem_bar", "4"),
+                            ("usemem_backed", "1073741824"), ("usemem_bar_size", "2147483648")):
+            self.machine.put("/sys/bus/pci/devices/%s/nvgrace_gpu/%s" % (GPU, name), value)
+
+        def refuse(name):
+            if name.endswith("usemem_base"):
+                raise PermissionError(errno.EACCES, "Permission denied", name)
+            return read(name)
+        self.machine.read = refuse
+        self.assertIn("  usemem BAR4  address for root only  1 GiB backed of 2 GiB",
+                      self.output("list"))
+
     def test_from_the_log(self):
         self.machine.add_gpu(GPU, debugfs=False)
         self.assertIn("usemem BAR4  0x420000000000", self.output("list"))

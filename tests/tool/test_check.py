@@ -391,6 +391,14 @@ class GpuFaults(Check):
                          "failure code: the link did not come up" % GPU)
         self.fault("gpu.log", "ipmitool", also=["gpu.driver"], text="reads 0x5")
 
+    def test_refused_and_taken_since(self):
+        self.unbound()
+        self.machine.say("nvgrace_gpu %s: error -ENOLINK: BAR0+0x1498 (C2C link) reads 0x5, a "
+                         "failure code: the link did not come up" % GPU)
+        self.machine.say("nvgrace_gpu %s: usemem [mem 0x420000000000-0x42175fffffff] is BAR4, "
+                         "backed 0x1760000000 bar_size 0x2000000000" % GPU)
+        self.fault("gpu.driver", "nvgrace-gpu bind")
+
     def registers(self, link, training):
         self.unbound()
         bar0 = bytearray(0x201000)
