@@ -99,7 +99,5 @@ help:
 	@echo "  PARTS='abi life' KERNELS='6.12 newest' LIST=1    for check and check-all"
 	@echo 'scripts/rig help has more.'
 
-.PHONY: module install clean selftest demo shell check check-all kunit coverage check-patches
-.PHONY: lint compdb help
-.PHONY: module install install-tool clean demo shell check check-all kunit coverage check-patches lint compdb
-.PHONY: help
+.PHONY: module install clean selftest demo shell check check-all kunit coverage
+.PHONY: check-patches lint compdb help install-tool

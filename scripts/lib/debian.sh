@@ -111,13 +111,15 @@ run_unpacked() {
 	done
 }
 
-# The user space of the emulated host: an ext4 image of /usr with Debian's QEMU for arm64, and
-# busybox.
+# The user space of the emulated host: an ext4 image of /usr with Debian's QEMU for arm64 and its
+# firmware for guests, Python, udev and kmod for the tool nvgrace-gpu; and busybox.
 fill_usr() {
 	local log
 	log=$(log_file mke2fs.log)
-	trixie arm64 qemu-system-arm,busybox-static "$1/root"
+	trixie arm64 qemu-system-arm,busybox-static,kmod,python3,qemu-efi-aarch64,udev "$1/root"
 	rm -rf "$1"/root/usr/share/{doc,man,locale,info}
+	find "$1/root/usr/share/AAVMF" -type f ! -name AAVMF_CODE.no-secboot.fd -delete
+	mkdir -p "$1/root/usr/lib/modules"
 	mke2fs -q -t ext4 -d "$1/root/usr" "$1/usr.img" 512M > "$log" 2>&1 ||
 		die_log "$log" "could not make the emulated host's disk"
 	mv "$1/root/usr/bin/busybox" "$1/busybox"
@@ -125,7 +127,7 @@ fill_usr() {
 }
 
 host_usr() {
-	cached "usr-$RECIPE" "fetching the emulated host's user space (arm64)" megabytes fill_usr
+	cached "usr-tool-$RECIPE" "fetching the emulated host's user space (arm64)" megabytes fill_usr
 }
 
 # The newest kernel's interface to user space, which the tests are built with.

@@ -46,6 +46,7 @@ say_ready() {
 }
 
 # bind_gpus [LABEL]: every stand-in to the driver, a test each.
+# shellcheck disable=SC2153
 bind_gpus() {
 	for gpu in $GPUS; do
 		ok "bind.${1:+$1.}$gpu" bind_gpu "$(bdf_of "$gpu")" nvgrace_gpu
@@ -161,16 +162,28 @@ vfio_args() {
 # guest INITRD [QEMU ARGUMENTS]: run a guest with Debian's QEMU; its verdict is
 # printed, and its console and QEMU's own words are in guest.log in GUEST_DIR, /tmp.
 guest() {
-	initrd=$1 guest_dir=${GUEST_DIR:-/tmp}
+	initrd=$1
 	shift
-	rm -f "$guest_dir/guest.log" "$guest_dir/guest.verdict"
-	qemu-system-aarch64 \
+	# shellcheck disable=SC2046
+	run_guest qemu-system-aarch64 \
 		-M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m 512 \
-		-nodefaults -display none -no-reboot -kernel /Image -initrd "$initrd" \
-		-append 'console=ttyAMA0 panic=-1 kpti=off quiet' -serial "file:$guest_dir/guest.log" \
-		-chardev "file,id=verdict,path=$guest_dir/guest.verdict" \
-		-device virtio-serial-pci,romfile= -device virtserialport,chardev=verdict \
-		"$@" > "$guest_dir/qemu.log" 2>&1 &
+		-kernel /Image -initrd "$initrd" -append 'console=ttyAMA0 panic=-1 kpti=off quiet' \
+		$(guest_ports) "$@"
+}
+
+# guest_ports: QEMU's options for a guest that tells run_guest its verdict.
+guest_ports() {
+	guest_dir=${GUEST_DIR:-/tmp}
+	echo "-nodefaults -display none -no-reboot -serial file:$guest_dir/guest.log"
+	echo "-chardev file,id=verdict,path=$guest_dir/guest.verdict"
+	echo "-device virtio-serial-pci,romfile= -device virtserialport,chardev=verdict"
+}
+
+# run_guest COMMAND...: the same for another command that starts QEMU and becomes it.
+run_guest() {
+	guest_dir=${GUEST_DIR:-/tmp}
+	rm -f "$guest_dir/guest.log" "$guest_dir/guest.verdict"
+	"$@" > "$guest_dir/qemu.log" 2>&1 &
 	qemu=$! hung='' limit=$(($(date +%s) + ${GUEST_TIMEOUT:-300}))
 	# QEMU keeps a guest whose vCPU cannot go on, for a debugger to look at.
 	while kill -0 $qemu 2> /dev/null; do

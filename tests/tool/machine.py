@@ -283,7 +283,7 @@ esac""")
                 raise tool.Unknown("modprobe: FATAL: Module %s not found" % command[1])
             self.driver(command[1])
             return ""
-        if command[0] == "udevadm":
+        if command[0] == "udevadm" and "udevadm" not in self.missing:
             self.record(" ".join(command))
             return ""
         return super().run(*command)
