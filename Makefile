@@ -24,17 +24,59 @@ module:
 		exit 1; }
 	$(MAKE) -C $(KDIR) M=$(CURDIR) CONFIG_NVGRACE_GPU=m modules
 
+# Below INSTALL_MOD_PATH, or DESTDIR; depmod runs there, too. Where it goes in /lib/modules is
+# kbuild's matter: updates/, before the kernel's own.
+INSTALL_MOD_PATH ?= $(DESTDIR)
 install: module
-	$(MAKE) -C $(KDIR) M=$(CURDIR) CONFIG_NVGRACE_GPU=m modules_install
+	$(MAKE) -C $(KDIR) M=$(CURDIR) CONFIG_NVGRACE_GPU=m \
+		INSTALL_MOD_PATH=$(INSTALL_MOD_PATH) modules_install
+	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $(KRELEASE)
 
-# The tool, its page and its completion; as root, or with DESTDIR.
+uninstall:
+	rm -f $(addprefix $(INSTALL_MOD_PATH)/lib/modules/$(KRELEASE)/,\
+		updates/nvgrace_gpu.ko* extra/nvgrace_gpu.ko*)
+	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $(KRELEASE)
+
+KRELEASE = $(shell cat $(KDIR)/include/config/kernel.release)
+
+# The tool, its page, completion and udev rule, and an example for modprobe.d; as root, or with
+# DESTDIR.
 PREFIX ?= /usr/local
+UDEV_DIR ?= $(if $(filter /usr,$(PREFIX)),/usr/lib,/etc)/udev/rules.d
+TOOL_DOC = $(PREFIX)/share/doc/nvgrace-gpu-tools/examples
+TOOL_FILES = sbin/nvgrace-gpu share/man/man8/nvgrace-gpu.8 \
+	share/bash-completion/completions/nvgrace-gpu
 install-tool:
 	install -D -m 755 scripts/nvgrace-gpu $(DESTDIR)$(PREFIX)/sbin/nvgrace-gpu
 	install -D -m 644 Documentation/nvgrace-gpu.8 \
 		$(DESTDIR)$(PREFIX)/share/man/man8/nvgrace-gpu.8
 	install -D -m 644 scripts/nvgrace-gpu.completion \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/nvgrace-gpu
+	install -D -m 644 scripts/nvgrace-gpu.rules $(DESTDIR)$(UDEV_DIR)/61-nvgrace-gpu-vfio.rules
+	install -D -m 644 scripts/nvgrace-gpu.modprobe $(DESTDIR)$(TOOL_DOC)/nvgrace_gpu.conf
+
+uninstall-tool:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(TOOL_FILES)) \
+		$(DESTDIR)$(UDEV_DIR)/61-nvgrace-gpu-vfio.rules $(DESTDIR)$(TOOL_DOC)/nvgrace_gpu.conf
+	-rmdir -p --ignore-fail-on-non-empty $(DESTDIR)$(TOOL_DOC)
+
+# DKMS: the driver's source, and its build for the running kernel and for each one to come.
+VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
+DKMS_DIR = $(DESTDIR)/usr/src/nvgrace-gpu-$(VERSION)
+dkms-source:
+	mkdir -p $(DKMS_DIR)
+	cp Kbuild Kconfig Makefile dkms.conf nvgrace_gpu*.[ch] $(DKMS_DIR)
+
+dkms-install: dkms-source
+	dkms add nvgrace-gpu/$(VERSION)
+	dkms install nvgrace-gpu/$(VERSION)
+
+dkms-uninstall:
+	-dkms remove nvgrace-gpu/$(VERSION) --all
+	rm -rf $(DKMS_DIR)
+
+deb:
+	scripts/deb
 
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
@@ -74,8 +116,12 @@ compdb:
 help:
 	@echo 'On a Grace machine:'
 	@echo '  make               build nvgrace_gpu.ko against KDIR (default: the running kernel)'
-	@echo '  make install       and install it below /lib/modules, as root'
-	@echo '  make install-tool  install the tool nvgrace-gpu below PREFIX, as root'
+	@echo '  make install       and install it below /lib/modules, as root; uninstall'
+	@echo '  make install-tool  install the tool nvgrace-gpu below PREFIX, as root;'
+	@echo '                     uninstall-tool'
+	@echo '  make dkms-install  have DKMS build and install it for every kernel, as root;'
+	@echo '                     dkms-uninstall'
+	@echo '  make deb           Debian packages of both, in build/'
 	@echo '  make clean         remove what the build made'
 	@echo 'On any Debian machine, no GPU needed; what they need is fetched and built into'
 	@echo '$${XDG_CACHE_HOME:-~/.cache}/nvgrace_gpu:'
@@ -100,4 +146,5 @@ help:
 	@echo 'scripts/rig help has more.'
 
 .PHONY: module install clean selftest demo shell check check-all kunit coverage
-.PHONY: check-patches lint compdb help install-tool
+.PHONY: check-patches lint compdb help install-tool uninstall uninstall-tool dkms-source
+.PHONY: dkms-install dkms-uninstall deb

@@ -225,6 +225,14 @@ class Refused(Case):
             self.machine.add_gpu("%04x:01:00.0" % (8 + i))
         self.no("NUMA nodes, and QEMU has 128", "--initiators=32")
 
+    def test_more_nodes_than_usual(self):
+        self.machine.add_gpu(A)
+        self.assertNotIn("CONFIG_NODES_SHIFT", self.tool("qemu-args")[2])
+        self.machine.add_gpu(B)
+        status, _, err = self.tool("qemu-args")
+        self.assertEqual(status, 0)
+        self.assertIn("the guest has 17 NUMA nodes, and a kernel with CONFIG_NODES_SHIFT=4", err)
+
     def test_sockets_do_not_divide(self):
         self.machine.add_gpu(A, node=0)
         self.machine.add_gpu(C, node=1)
