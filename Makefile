@@ -61,7 +61,7 @@ uninstall-tool:
 	-rmdir -p --ignore-fail-on-non-empty $(DESTDIR)$(TOOL_DOC)
 
 # DKMS: the driver's source, and its build for the running kernel and for each one to come.
-VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
+VERSION = $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
 DKMS_DIR = $(DESTDIR)/usr/src/nvgrace-gpu-$(VERSION)
 dkms-source:
 	mkdir -p $(DKMS_DIR)
@@ -69,7 +69,7 @@ dkms-source:
 
 dkms-install: dkms-source
 	dkms add nvgrace-gpu/$(VERSION)
-	dkms install nvgrace-gpu/$(VERSION)
+	dkms install nvgrace-gpu/$(VERSION) -k $(KRELEASE)
 
 dkms-uninstall:
 	-dkms remove nvgrace-gpu/$(VERSION) --all

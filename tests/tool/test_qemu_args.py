@@ -10,10 +10,20 @@ from machine import GIB, Case, tool
 A, B, C, D = "0009:01:00.0", "0008:06:00.0", "0019:01:00.0", "0018:06:00.0"
 
 
-class QemuArgs(Case):
+class Printed(Case):
+    def printed(self, *argv):
+        """What is printed, where at most the number of nodes is remarked."""
+        status, out, err = self.tool("qemu-args", *argv)
+        self.assertEqual(status, 0, err)
+        for line in err.splitlines():
+            self.assertIn("CONFIG_NODES_SHIFT=4", line)
+        return out
+
+
+class QemuArgs(Printed):
     def line(self, *argv):
         """The command line as [(option, value)], as a shell takes it."""
-        words = shlex.split(self.output("qemu-args", "--firmware=none", *argv).replace(
+        words = shlex.split(self.printed("--firmware=none", *argv).replace(
             "\\\n", " "))
         self.assertEqual(words[0], "qemu-system-aarch64")
         pairs = []
@@ -268,11 +278,11 @@ class Refused(Case):
             self.assertEqual(self.tool("qemu-args", *argv)[0], 2, argv)
 
 
-class Libvirt(Case):
+class Libvirt(Printed):
     QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 
     def domain(self, *argv):
-        return ElementTree.fromstring(self.output("qemu-args", "--libvirt", *argv))
+        return ElementTree.fromstring(self.printed("--libvirt", *argv))
 
     def arguments(self, domain):
         return [a.get("value") for a in domain.iter(self.QEMU + "arg")]
