@@ -34,7 +34,7 @@ install: module
 
 uninstall:
 	rm -f $(addprefix $(INSTALL_MOD_PATH)/lib/modules/$(KRELEASE)/,\
-		updates/nvgrace_gpu.ko* extra/nvgrace_gpu.ko*)
+		$(foreach d,updates extra,$(d)/nvgrace_gpu.ko* $(d)/nvgrace_gpu_vfio_pci.ko*))
 	depmod $(if $(INSTALL_MOD_PATH),-b $(INSTALL_MOD_PATH)) $(KRELEASE)
 
 KRELEASE = $(shell cat $(KDIR)/include/config/kernel.release)
@@ -52,7 +52,8 @@ install-tool:
 		$(DESTDIR)$(PREFIX)/share/man/man8/nvgrace-gpu.8
 	install -D -m 644 scripts/nvgrace-gpu.completion \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/nvgrace-gpu
-	install -D -m 644 scripts/nvgrace-gpu.rules $(DESTDIR)$(UDEV_DIR)/61-nvgrace-gpu-vfio.rules
+	install -D -m 644 scripts/nvgrace-gpu.rules \
+		$(DESTDIR)$(UDEV_DIR)/61-nvgrace-gpu-vfio.rules
 	install -D -m 644 scripts/nvgrace-gpu.modprobe $(DESTDIR)$(TOOL_DOC)/nvgrace_gpu.conf
 
 uninstall-tool:
@@ -139,6 +140,7 @@ help:
 	@echo '  make compdb        compile_commands.json, for editors'
 	@echo 'Options:'
 	@echo '  KDIR=, ARCH=, CROSS_COMPILE=    for the build'
+	@echo '  DROPIN=1           module and driver are called nvgrace_gpu_vfio_pci, usemem is BAR4'
 	@echo '  GPU=gh200, gb200 or gb300, GPU_SIZE=94.5G, MODULE_ARGS=usemem_bar=4, and'
 	@echo '  KERNEL=newest (default), 6.12, 6.12-16k, ... or KSRC= (a kernel source tree of'
 	@echo '                                  your own): for demo and shell'

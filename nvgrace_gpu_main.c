@@ -19,7 +19,11 @@
 
 #include "nvgrace_gpu.h"
 
+#ifdef NVGRACE_GPU_DROPIN
+static unsigned int usemem_bar = 4;
+#else
 static unsigned int usemem_bar = 2;
+#endif
 
 static int set_usemem_bar(const char *val, const struct kernel_param *kp)
 {
@@ -39,7 +43,7 @@ static const struct kernel_param_ops usemem_bar_ops = {
 };
 module_param_cb(usemem_bar, &usemem_bar_ops, &usemem_bar, 0444);
 MODULE_PARM_DESC(usemem_bar,
-		 "BAR that shows the cacheable memory: 2 (default), or 4 as NVIDIA's guest driver wants it");
+		 "BAR that shows the cacheable memory: 2 (default, but 4 if built with DROPIN=1), or 4 as NVIDIA's guest driver wants it");
 
 static bool enable_sriov;
 module_param(enable_sriov, bool, 0644);
