@@ -58,7 +58,8 @@ install-tool:
 
 uninstall-tool:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(TOOL_FILES)) \
-		$(DESTDIR)$(UDEV_DIR)/61-nvgrace-gpu-vfio.rules $(DESTDIR)$(TOOL_DOC)/nvgrace_gpu.conf
+		$(DESTDIR)$(UDEV_DIR)/61-nvgrace-gpu-vfio.rules \
+		$(DESTDIR)$(TOOL_DOC)/nvgrace_gpu.conf
 	-rmdir -p --ignore-fail-on-non-empty $(DESTDIR)$(TOOL_DOC)
 
 # DKMS: the driver's source, and its build for the running kernel and for each one to come.
@@ -140,7 +141,7 @@ help:
 	@echo '  make compdb        compile_commands.json, for editors'
 	@echo 'Options:'
 	@echo '  KDIR=, ARCH=, CROSS_COMPILE=    for the build'
-	@echo '  DROPIN=1           module and driver are called nvgrace_gpu_vfio_pci, usemem is BAR4'
+	@echo '  DROPIN=1           name them nvgrace_gpu_vfio_pci, and show usemem at BAR4'
 	@echo '  GPU=gh200, gb200 or gb300, GPU_SIZE=94.5G, MODULE_ARGS=usemem_bar=4, and'
 	@echo '  KERNEL=newest (default), 6.12, 6.12-16k, ... or KSRC= (a kernel source tree of'
 	@echo '                                  your own): for demo and shell'

@@ -116,7 +116,8 @@ run_unpacked() {
 fill_usr() {
 	local log
 	log=$(log_file mke2fs.log)
-	trixie arm64 qemu-system-arm,busybox-static,kmod,python3,qemu-efi-aarch64,udev "$1/root"
+	trixie arm64 qemu-system-arm,busybox-static,kmod,python3,qemu-efi-aarch64,udev \
+		"$1/root"
 	rm -rf "$1"/root/usr/share/{doc,man,locale,info}
 	find "$1/root/usr/share/AAVMF" -type f ! -name AAVMF_CODE.no-secboot.fd -delete
 	mkdir -p "$1/root/usr/lib/modules"
@@ -127,7 +128,8 @@ fill_usr() {
 }
 
 host_usr() {
-	cached "usr-tool-$RECIPE" "fetching the emulated host's user space (arm64)" megabytes fill_usr
+	cached "usr-tool-$RECIPE" "fetching the emulated host's user space (arm64)" megabytes \
+		fill_usr
 }
 
 # The newest kernel's interface to user space, which the tests are built with.

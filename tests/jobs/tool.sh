@@ -89,7 +89,8 @@ user_list() {
 	user_tool list > /tmp/out 2>&1
 	list_rc=$?
 	cat /tmp/out
-	[ $list_rc = 0 ] && grep -q 'usemem BAR4  address for root only  3 GiB backed of 4 GiB' /tmp/out
+	[ $list_rc = 0 ] &&
+		grep -q 'usemem BAR4  address for root only  3 GiB backed of 4 GiB' /tmp/out
 }
 
 check_json() {
