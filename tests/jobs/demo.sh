@@ -67,7 +67,7 @@ tests=bars usemem=${REGIONS%%:*}
 # shellcheck disable=SC2153
 case $KERNEL:$(uname -r) in
 6.12-patched:* | ksrc:*) tests=memory_types,bars ;;
-*:6.12.*) device="usemem is Device memory in its guests, see README: the kernel of the host" ;;
+*:6.12.*) device="usemem is Device memory in its guests, see Documentation/kernels.rst" ;;
 *) tests=memory_types,bars ;;
 esac
 

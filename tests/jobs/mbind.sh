@@ -25,7 +25,7 @@ oopses() {
 		kill -0 $mbind || break
 		sleep 1
 	done
-	echo 'no oops: if this kernel has the fix, README.md has to say so'
+	echo 'no oops: if this kernel has the fix, Documentation/kernels.rst has to say so'
 	return 1
 }
 

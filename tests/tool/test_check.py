@@ -85,8 +85,8 @@ class AllIsWell(Check):
         self.assertNotIn("better:", self.output("check"))
         self.assertIn("nvgrace-gpu bind --persist", self.output("check", "--better"))
 
-    def test_readme_messages_have_a_meaning(self):
-        """Each refusal in README's table of messages."""
+    def test_refusals_have_a_meaning(self):
+        """Each refusal in Documentation/trouble.rst."""
         refusals = ("nvidia,gpu-mem-base-pa: 0x1 without nvidia,gpu-mem-size means that the C2C",
                     "nvidia,gpu-mem-size: 0x0 means that the C2C link to the GPU did not come up",
                     "BAR0+0x1498 (C2C link) reads 0x5, a failure code: the link did not come up",
