@@ -111,6 +111,9 @@ check-patches:
 lint:
 	scripts/lint
 
+htmldocs:
+	scripts/htmldocs
+
 # For editors and clangd: how each file of the driver is compiled.
 compdb:
 	scripts/compdb
@@ -138,6 +141,7 @@ help:
 	@echo '  make coverage      what they reach of the driver: lines and branches'
 	@echo '  make check-patches the series for 6.12: applies, builds patch by patch, checkpatch'
 	@echo '  make lint          checkpatch, sparse, shellcheck and the like'
+	@echo '  make htmldocs      Documentation/ as HTML, in the cache; prints where'
 	@echo '  make compdb        compile_commands.json, for editors'
 	@echo 'Options:'
 	@echo '  KDIR=, ARCH=, CROSS_COMPILE=    for the build'
@@ -149,5 +153,5 @@ help:
 	@echo 'scripts/rig help has more.'
 
 .PHONY: module install clean selftest demo shell check check-all kunit coverage
-.PHONY: check-patches lint compdb help install-tool uninstall uninstall-tool dkms-source
+.PHONY: check-patches lint htmldocs compdb help install-tool uninstall uninstall-tool dkms-source
 .PHONY: dkms-install dkms-uninstall deb
