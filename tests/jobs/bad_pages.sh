@@ -14,7 +14,8 @@ base=0x70000000000
 start_guest() {
 	# shellcheck disable=SC2046
 	guest /guest.cpio $(vfio_args "$BDF") \
-		-append 'console=ttyAMA0 panic=-1 kpti=off quiet TEST=touch_pages' > /tmp/guest.ktap 2>&1 &
+		-append 'console=ttyAMA0 panic=-1 kpti=off quiet TEST=touch_pages' \
+		> /tmp/guest.ktap 2>&1 &
 	guest=$!
 	for _ in $(seq 300); do
 		! grep '# touching' /tmp/guest.verdict || return 0

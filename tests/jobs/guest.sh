@@ -14,7 +14,8 @@ export BDF REGIONS
 
 # in_guest TEST [QEMU_ARGUMENTS]: a guest with the GPU at BDF.
 in_guest() {
-	append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=$1 REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+	append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=$1"
+	append="$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
 	shift
 	guest /guest.cpio -append "$append" "$@"
 }

@@ -19,7 +19,8 @@ for bar in 2 4; do
 	BDF=$(bdf_of GP00) RESET=flr DVSEC=0
 	REGIONS="$bar:$((gib / 2)):$((gib / 2)) $((6 - bar)):$gib:$gib"
 	nested "hopper.usemem_bar_$bar" standin
-	append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=bars REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+	append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=bars"
+	append="$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
 	# shellcheck disable=SC2046
 	nested "guest.usemem_bar_$bar" guest /guest.cpio $(vfio_args "$BDF") -append "$append"
 	BDF=$(bdf_of GP01) RESET=bus DVSEC=1

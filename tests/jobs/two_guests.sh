@@ -31,7 +31,8 @@ start() {
 		uptime_ms > "$GUEST_DIR/start"
 		test="TEST=bars SEED=$SEED OTHER=$OTHER REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
 		# shellcheck disable=SC2046
-		guest /guest.cpio $(vfio_args "$BDF") -append "console=ttyAMA0 panic=-1 kpti=off quiet $test"
+		guest /guest.cpio $(vfio_args "$BDF") \
+			-append "console=ttyAMA0 panic=-1 kpti=off quiet $test"
 		echo $? > "$GUEST_DIR/rc"
 		uptime_ms > "$GUEST_DIR/end"
 	} > "$GUEST_DIR/ktap" 2>&1 &
