@@ -16,8 +16,8 @@
  *	device lock		The PCI core holds it in resets and AER's callbacks. VFIO takes
  *				it within memory_lock, by trylock only.
  *	power_lock		Over a write of the power state, user copy included.
- *	mmap_lock, VMA lock	mm's; held in faults. Reads and writes of a region must
- *				not touch the user's memory below this line.
+ *	mmap_lock, VMA lock	mm's; held in faults. Below this line reads and writes of a
+ *				region touch the user's memory with page faults off only.
  *	  core.memory_lock	vfio_pci_core's. For write: the resets, moves to D3 and
  *				changes of PCI_COMMAND that VFIO initiates. For read:
  *				the gate.
@@ -34,7 +34,7 @@
 
 #include <linux/atomic.h>
 #include <linux/mutex.h>
-#include <linux/rwsem.h>
+#include <linux/percpu-rwsem.h>
 #include <linux/sizes.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
@@ -99,15 +99,18 @@ enum nvgrace_gpu_ready_state {
 
 /**
  * struct nvgrace_gpu_gate - may the memory be used now?
- * @ready_lock: guards @ready and @deadline: held for read by whatever accesses or maps
- *	the memory, for write for the moment in which @ready is revoked
+ * @ready_lock: guards the rest: held for read by whatever accesses or maps the memory,
+ *	which costs a per-CPU counter; for write for the moment in which @ready is revoked,
+ *	which costs an RCU grace period
  * @ready: the state
  * @deadline: when an access stops waiting for %NVGRACE_GPU_READY, in jiffies
+ * @revokes: how often @ready was revoked
  */
 struct nvgrace_gpu_gate {
-	struct rw_semaphore ready_lock;	/* guards ready and deadline */
+	struct percpu_rw_semaphore ready_lock;	/* guards the rest */
 	enum nvgrace_gpu_ready_state ready;
 	unsigned long deadline;
+	unsigned long revokes;
 };
 
 /* How to enter the gate, see nvgrace_gpu_gate_enter(). */
@@ -125,9 +128,9 @@ struct nvgrace_gpu_status {
 	u32 memory;
 };
 
-/* Faults on regions are counted by block size or outcome. */
+/* Faults on regions are counted by what they mapped (a page table full, a block) or outcome. */
 enum nvgrace_gpu_fault {
-	NVGRACE_GPU_FAULT_PAGE,
+	NVGRACE_GPU_FAULT_TABLE,
 	NVGRACE_GPU_FAULT_PMD,
 	NVGRACE_GPU_FAULT_PUD,
 	NVGRACE_GPU_FAULT_WAITED,
@@ -168,6 +171,10 @@ struct nvgrace_gpu_poison {
  * @power_lock: serializes what the VFIO user writes to the power state, with the
  *	revokes around it
  * @gate: may the memory be used now?
+ * @windows: where the kernel has the memory mapped for reads and writes, by the first pfn;
+ *	each is added when first needed and stays until close; has its own lock
+ * @mapped: has a fault mapped anything since the regions were zapped? Faults set it within
+ *	the gate
  * @link_reset: AER has reset the link, or is about to; AER's callbacks alone use it,
  *	which the device lock serializes
  * @poison: pages that are poisoned
@@ -180,6 +187,8 @@ struct nvgrace_gpu_device {
 	spinlock_t bar_lock;	/* guards regions[].bar_value */
 	struct mutex power_lock;	/* writes of the power state */
 	struct nvgrace_gpu_gate gate;
+	struct xarray windows;
+	bool mapped;
 	bool link_reset;
 	struct nvgrace_gpu_poison poison;
 	struct nvgrace_gpu_stats stats;
@@ -197,7 +206,8 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range);
 /* nvgrace_gpu_ready.c */
 int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev);
 int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev);
-void nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev);
+int nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags);
 void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags);
@@ -231,6 +241,7 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 			      const struct nvgrace_gpu_region *region,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite);
+void nvgrace_gpu_unmap_windows(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
 			    const struct nvgrace_gpu_region *region,
 			    struct vm_area_struct *vma);

@@ -50,7 +50,7 @@ DEFINE_SHOW_ATTRIBUTE(resets);
 static int faults_show(struct seq_file *seq, void *unused)
 {
 	static const char * const names[] = {
-		[NVGRACE_GPU_FAULT_PAGE] = "page",
+		[NVGRACE_GPU_FAULT_TABLE] = "table",
 		[NVGRACE_GPU_FAULT_PMD] = "pmd",
 		[NVGRACE_GPU_FAULT_PUD] = "pud",
 		[NVGRACE_GPU_FAULT_WAITED] = "waited",

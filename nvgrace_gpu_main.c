@@ -62,18 +62,29 @@ static struct nvgrace_gpu_device *to_nvdev(struct vfio_device *core_vdev)
 static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 {
 	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	int ret;
 
 	spin_lock_init(&nvdev->bar_lock);
 	mutex_init(&nvdev->power_lock);
-	nvgrace_gpu_gate_init(nvdev);
+	xa_init(&nvdev->windows);
 	xa_init(&nvdev->poison.pages);
 
-	return vfio_pci_core_init_dev(core_vdev);
+	ret = nvgrace_gpu_gate_init(nvdev);
+	if (ret)
+		return ret;
+
+	ret = vfio_pci_core_init_dev(core_vdev);
+	if (ret)
+		nvgrace_gpu_gate_destroy(nvdev);
+	return ret;
 }
 
 static void nvgrace_gpu_release_dev(struct vfio_device *core_vdev)
 {
-	xa_destroy(&to_nvdev(core_vdev)->poison.pages);
+	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+
+	xa_destroy(&nvdev->poison.pages);
+	nvgrace_gpu_gate_destroy(nvdev);
 	vfio_pci_core_release_dev(core_vdev);
 }
 
@@ -146,6 +157,7 @@ static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 	nvgrace_gpu_dmabuf_close(nvdev);
 	get_idle(&nvdev->core.pdev->dev);
 	vfio_pci_core_close_device(core_vdev);
+	nvgrace_gpu_unmap_windows(nvdev);
 	/* The core has reset the device, without calling .reset_prepare or .reset_done. */
 	nvgrace_gpu_gate_retrain(nvdev);
 }

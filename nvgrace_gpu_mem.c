@@ -28,16 +28,17 @@
 #define REGION_PGOFF_SHIFT	(VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT)
 
 /*
- * A read or write maps this much into the kernel at a time: one block entry can map it
- * (with 4 KiB pages), and the cost does not depend on the size of the region.
+ * Reads and writes map this much into the kernel when it is first needed, until close. One
+ * block entry can map a GiB (with 4 KiB pages), so the cost does not depend on the size.
+ * KASAN though allocates shadow memory for it, page by page: 128 MiB for a GiB.
  */
-#define RW_WINDOW	SZ_2M
+#define RW_WINDOW	((phys_addr_t)(IS_ENABLED(CONFIG_KASAN_VMALLOC) ? SZ_2M : SZ_1G))
 
-/* A read or write copies this much at a time within the gate. */
-#define RW_BOUNCE	SZ_64K
+/* What is moved at a time within the gate: resets and fatal signals wait that long. */
+#define RW_PIECE	SZ_1M
 
-/* A read or write enters the gate with these flags. */
-#define RW_GATE		(NVGRACE_GPU_GATE_AWAKE | NVGRACE_GPU_GATE_INTERRUPTIBLE)
+/* What is moved by way of the stack. */
+#define RW_STACK	64
 
 static void fill_region(struct nvgrace_gpu_region *region, const char *name,
 			unsigned int bar, bool cacheable, phys_addr_t base,
@@ -211,62 +212,12 @@ int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 
 /* Is a page of these known to be poisoned? */
 static bool has_poisoned_page(struct nvgrace_gpu_device *nvdev,
-			      unsigned long pfn, unsigned long nr_pages)
-{
-	return xa_find(&nvdev->poison.pages, &pfn, pfn + nr_pages - 1, XA_PRESENT);
-}
-
-/*
- * Copy between the mapped window and a kernel buffer, within the gate. The user's
- * memory is not touched there: a fault on it would take the mmap lock inside
- * memory_lock, and the fault handler nests them the other way round. It may even be
- * a mapping of this region.
- */
-static int copy_window(struct nvgrace_gpu_device *nvdev,
-		       const struct nvgrace_gpu_region *region, phys_addr_t phys,
-		       void *window, void *bounce, size_t count, bool iswrite)
+			      phys_addr_t phys, size_t count)
 {
 	unsigned long pfn = PHYS_PFN(phys);
-	int ret;
 
-	ret = nvgrace_gpu_gate_enter(nvdev, RW_GATE);
-	if (ret)
-		return ret;
-
-	if (has_poisoned_page(nvdev, pfn, PHYS_PFN(phys + count - 1) - pfn + 1)) {
-		ret = -EHWPOISON;
-	} else if (iswrite) {
-		memcpy(window, bounce, count);
-		if (!region->cacheable)
-			wmb(); /* empty the merge buffer within the gate */
-	} else if (copy_mc_to_kernel(bounce, window, count)) {
-		ret = -EIO; /* poisoned, on architectures that survive it */
-	}
-
-	nvgrace_gpu_gate_exit(nvdev);
-	return ret;
-}
-
-/* One piece of an access to real memory, within one window. */
-static int rw_piece(struct nvgrace_gpu_device *nvdev,
-		    const struct nvgrace_gpu_region *region, phys_addr_t phys,
-		    void *window, char __user *buf, void *bounce, size_t count,
-		    bool iswrite)
-{
-	int ret;
-
-	if (iswrite && copy_from_user(bounce, buf, count))
-		return -EFAULT;
-
-	ret = copy_window(nvdev, region, phys, window, bounce, count, iswrite);
-	if (ret)
-		return ret;
-
-	if (!iswrite && copy_to_user(buf, bounce, count))
-		return -EFAULT;
-
-	cond_resched();
-	return fatal_signal_pending(current) ? -EINTR : 0;
+	return !xa_empty(&nvdev->poison.pages) &&
+	       xa_find(&nvdev->poison.pages, &pfn, PHYS_PFN(phys + count - 1), XA_PRESENT);
 }
 
 /**
@@ -286,49 +237,231 @@ VISIBLE_IF_KUNIT void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len,
 	return memremap(phys, len, cacheable ? MEMREMAP_WB : MEMREMAP_WC);
 }
 
-/* The part of an access that lies in real memory. */
-static int rw_backed(struct nvgrace_gpu_device *nvdev,
-		     const struct nvgrace_gpu_region *region, char __user *buf,
-		     void *bounce, u64 pos, size_t count, bool iswrite)
+/*
+ * Where the kernel has PHYS mapped, and how many bytes from there on; NULL if it cannot be
+ * mapped. A window never reaches into another region, which has another memory type.
+ */
+static void *find_window(struct nvgrace_gpu_device *nvdev,
+			 const struct nvgrace_gpu_region *region,
+			 phys_addr_t phys, size_t *len)
 {
-	while (count) {
-		phys_addr_t phys = region->base + pos;
-		size_t len = min_t(size_t, count,
-				   RW_WINDOW - (phys & (RW_WINDOW - 1)));
-		size_t done, piece;
-		void *window;
-		int ret = 0;
+	phys_addr_t block = ALIGN_DOWN(phys, RW_WINDOW);
+	phys_addr_t start = max(block, region->base);
+	phys_addr_t last = min(block + (RW_WINDOW - 1),
+			       region->base + (region->backed - 1));
+	void *window, *other;
 
-		window = nvgrace_gpu_map_window(phys, len, region->cacheable);
-		if (!window)
-			return -ENOMEM;
+	*len = last - phys + 1;
 
-		for (done = 0; done < len && !ret; done += piece) {
-			piece = min_t(size_t, len - done, RW_BOUNCE);
-			ret = rw_piece(nvdev, region, phys + done, window + done,
-				       buf + done, bounce, piece, iswrite);
-		}
+	window = xa_load(&nvdev->windows, PHYS_PFN(start));
+	if (window)
+		return window + (phys - start);
 
+	window = nvgrace_gpu_map_window(start, last - start + 1, region->cacheable);
+	if (!window)
+		return NULL;
+
+	/* Another reader may have been faster. */
+	other = xa_cmpxchg(&nvdev->windows, PHYS_PFN(start), NULL, window, GFP_KERNEL);
+	if (other) {
 		memunmap(window);
+		if (xa_is_err(other))
+			return NULL;
+		window = other;
+	}
+	return window + (phys - start);
+}
+
+/**
+ * nvgrace_gpu_unmap_windows() - undo what reads and writes have mapped into the kernel
+ * @nvdev: the device, which nobody reads or writes any more
+ *
+ * Context: Process context, may sleep.
+ */
+void nvgrace_gpu_unmap_windows(struct nvgrace_gpu_device *nvdev)
+{
+	unsigned long pfn;
+	void *window;
+
+	xa_for_each(&nvdev->windows, pfn, window)
+		memunmap(window);
+	xa_destroy(&nvdev->windows);
+}
+
+/* A read() or write() of real memory. */
+struct access {
+	struct nvgrace_gpu_device *nvdev;
+	const struct nvgrace_gpu_region *region;
+	bool iswrite;
+	unsigned int gate;		/* flags to enter it with */
+	bool begun;			/* something has been moved */
+	unsigned long revokes;		/* of the gate, when that was */
+};
+
+/* Some accesses have to be one load or store, as those to a register are. */
+static void load(void *to, const void *from, size_t count)
+{
+	if (count == 8 && IS_ALIGNED((unsigned long)from, 8))
+		*(u64 *)to = READ_ONCE(*(const u64 *)from);
+	else if (count == 4 && IS_ALIGNED((unsigned long)from, 4))
+		*(u32 *)to = READ_ONCE(*(const u32 *)from);
+	else if (count == 2 && IS_ALIGNED((unsigned long)from, 2))
+		*(u16 *)to = READ_ONCE(*(const u16 *)from);
+	else
+		memcpy(to, from, count);
+}
+
+static void store(void *to, const void *from, size_t count)
+{
+	if (count == 8 && IS_ALIGNED((unsigned long)to, 8))
+		WRITE_ONCE(*(u64 *)to, *(const u64 *)from);
+	else if (count == 4 && IS_ALIGNED((unsigned long)to, 4))
+		WRITE_ONCE(*(u32 *)to, *(const u32 *)from);
+	else if (count == 2 && IS_ALIGNED((unsigned long)to, 2))
+		WRITE_ONCE(*(u16 *)to, *(const u16 *)from);
+	else
+		memcpy(to, from, count);
+}
+
+/* Enter the gate to move COUNT bytes. */
+static int begin_move(struct access *a, phys_addr_t phys, size_t count)
+{
+	struct nvgrace_gpu_device *nvdev = a->nvdev;
+	int ret;
+
+	ret = nvgrace_gpu_gate_enter(nvdev, a->gate);
+	if (ret)
+		return ret;
+
+	if (!a->begun) {
+		a->begun = true;
+		a->revokes = nvdev->gate.revokes;
+	}
+
+	/* After a reset what was moved before it is of no use. */
+	if (a->revokes != nvdev->gate.revokes)
+		ret = -EAGAIN;
+	else if (has_poisoned_page(nvdev, phys, count))
+		ret = -EHWPOISON;
+
+	if (ret)
+		nvgrace_gpu_gate_exit(nvdev);
+	return ret;
+}
+
+static void end_move(struct access *a)
+{
+	if (a->iswrite && !a->region->cacheable)
+		wmb(); /* empty the merge buffer within the gate */
+	nvgrace_gpu_gate_exit(a->nvdev);
+}
+
+/*
+ * Copy between the memory and the caller's. Within the gate a fault on the caller's
+ * would take the mmap lock inside memory_lock, and the fault handler nests them the
+ * other way round; the caller's may even be a mapping of this region. So page faults
+ * are off, and the copy ends before the first page that is not there.
+ *
+ * Returns the number of bytes moved, or an error.
+ */
+static ssize_t move_directly(struct access *a, phys_addr_t phys, void *window,
+			     char __user *buf, size_t count)
+{
+	size_t left;
+	int ret;
+
+	ret = begin_move(a, phys, count);
+	if (ret)
+		return ret;
+
+	pagefault_disable();
+	if (a->iswrite)
+		left = __copy_from_user_inatomic(window, buf, count);
+	else
+		left = __copy_to_user_inatomic(buf, window, count);
+	pagefault_enable();
+
+	end_move(a);
+	return count - left;
+}
+
+/*
+ * Move a few bytes by way of the stack. This also brings in the page that a direct copy
+ * did not find. Returns COUNT, or an error.
+ */
+static ssize_t move_by_stack(struct access *a, phys_addr_t phys, void *window,
+			     char __user *buf, size_t count)
+{
+	u64 data[RW_STACK / sizeof(u64)];
+	int ret;
+
+	if (a->iswrite && copy_from_user(data, buf, count))
+		return -EFAULT;
+
+	ret = begin_move(a, phys, count);
+	if (ret)
+		return ret;
+	if (a->iswrite)
+		store(window, data, count);
+	else
+		load(data, window, count);
+	end_move(a);
+
+	if (!a->iswrite && copy_to_user(buf, data, count))
+		return -EFAULT;
+	return count;
+}
+
+/* Move what one entry of the gate is for, and say how much that was. */
+static ssize_t move_piece(struct access *a, u64 pos, char __user *buf, size_t count)
+{
+	phys_addr_t phys = a->region->base + pos;
+	void *window;
+	ssize_t ret;
+	size_t len;
+
+	window = find_window(a->nvdev, a->region, phys, &len);
+	if (!window)
+		return -ENOMEM;
+	count = min(count, len);
+
+	if (count > RW_STACK) {
+		ret = move_directly(a, phys, window, buf, min_t(size_t, count, RW_PIECE));
 		if (ret)
 			return ret;
-
-		pos += len;
-		buf += len;
-		count -= len;
 	}
-	return 0;
+	return move_by_stack(a, phys, window, buf, min_t(size_t, count, RW_STACK));
+}
+
+/* The part of an access that lies in real memory. */
+static int rw_backed(struct access *a, u64 pos, char __user *buf, size_t count)
+{
+	for (;;) {
+		ssize_t moved = move_piece(a, pos, buf, count);
+
+		if (moved < 0)
+			return moved;
+		if (moved == count)
+			return 0;
+		pos += moved;
+		buf += moved;
+		count -= moved;
+
+		cond_resched();
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
 }
 
 /* The part of a read that lies beyond real memory: all ones. */
-static int read_hole(char __user *buf, void *bounce, size_t count)
+static int read_hole(char __user *buf, size_t count)
 {
-	memset(bounce, 0xff, min_t(size_t, count, RW_BOUNCE));
+	static const u8 ones[SZ_4K] = { [0 ... SZ_4K - 1] = 0xff };
 
 	while (count) {
-		size_t piece = min_t(size_t, count, RW_BOUNCE);
+		size_t piece = min(count, sizeof(ones));
 
-		if (copy_to_user(buf, bounce, piece))
+		if (copy_to_user(buf, ones, piece))
 			return -EFAULT;
 		buf += piece;
 		count -= piece;
@@ -340,17 +473,44 @@ static int read_hole(char __user *buf, void *bounce, size_t count)
 	return 0;
 }
 
-/* Do a region's read() or write() once, through the kernel buffer BOUNCE; the GPU is awake. */
-static int rw_once(struct nvgrace_gpu_device *nvdev,
-		   const struct nvgrace_gpu_region *region, char __user *buf,
-		   void *bounce, u64 pos, size_t count, size_t backed,
-		   bool iswrite)
+/*
+ * Do a region's read() or write(), again from its beginning if a reset cuts it short: it
+ * is memory.
+ */
+static int rw_until_done(struct access *a, u64 pos, char __user *buf, size_t count)
 {
 	int ret;
 
-	ret = rw_backed(nvdev, region, buf, bounce, pos, backed, iswrite);
-	if (!ret && !iswrite)
-		ret = read_hole(buf + backed, bounce, count - backed);
+	do {
+		a->begun = false;
+		ret = rw_backed(a, pos, buf, count);
+		if (ret != -EAGAIN)
+			return ret;
+		ret = nvgrace_gpu_gate_wait(a->nvdev, a->gate);
+	} while (!ret);
+
+	return ret;
+}
+
+/*
+ * As long as VFIO's own runtime PM reference is there, as it is unless the VFIO user gave
+ * it up, none has to be taken.
+ */
+static int rw_awake(struct access *a, u64 pos, char __user *buf, size_t count)
+{
+	struct device *dev = &a->nvdev->core.pdev->dev;
+	int ret;
+
+	a->gate = NVGRACE_GPU_GATE_INTERRUPTIBLE;
+	ret = rw_until_done(a, pos, buf, count);
+	if (ret != -EIO)
+		return ret;
+
+	if (pm_runtime_resume_and_get(dev))
+		return -EIO;
+	a->gate |= NVGRACE_GPU_GATE_AWAKE;
+	ret = rw_until_done(a, pos, buf, count);
+	pm_runtime_put(dev);
 	return ret;
 }
 
@@ -382,36 +542,22 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite)
 {
-	struct device *dev = &nvdev->core.pdev->dev;
+	struct access a = { .nvdev = nvdev, .region = region, .iswrite = iswrite };
 	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
 	size_t backed;
-	void *bounce;
-	int ret;
+	int ret = 0;
 
 	if (!count)
 		return 0;
 	if (!nvgrace_gpu_clip(region, pos, &count, &backed))
 		return -EINVAL;
+	if (!access_ok(buf, count))
+		return -EFAULT;
 
-	bounce = kvmalloc(min_t(size_t, count, RW_BOUNCE), GFP_KERNEL);
-	if (!bounce)
-		return -ENOMEM;
-
-	if (pm_runtime_resume_and_get(dev)) {
-		ret = -EIO;
-		goto out_free;
-	}
-
-	do {
-		ret = rw_once(nvdev, region, buf, bounce, pos, count, backed, iswrite);
-		if (ret != -EAGAIN)
-			break;
-		ret = nvgrace_gpu_gate_wait(nvdev, RW_GATE);
-	} while (!ret);
-
-	pm_runtime_put(dev);
-out_free:
-	kvfree(bounce);
+	if (backed)
+		ret = rw_awake(&a, pos, buf, backed);
+	if (!ret && !iswrite)
+		ret = read_hole(buf + backed, count - backed);
 	if (ret)
 		return ret;
 
@@ -423,12 +569,9 @@ out_free:
  * vfio_pci_core has such a function on newer kernels, which refuses while the guest has
  * memory turned off in PCI_COMMAND. This memory does not need it on.
  */
-static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
-			     unsigned int order)
+static vm_fault_t insert_block(struct vm_fault *vmf, unsigned long pfn,
+			       unsigned int order)
 {
-	if (!order)
-		return vmf_insert_pfn(vmf->vma, vmf->address, pfn);
-
 	/*
 	 * Inserted clean even for a write: asked to dirty an entry, mm WARNs
 	 * if it finds a page table there, and another thread can put one there
@@ -446,33 +589,44 @@ static vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn,
 }
 
 /*
- * Map what a fault is about, within the gate. VM_FAULT_FALLBACK if alignment allows a
- * smaller block only.
+ * No block fits at the fault: map the page, and with it all that the same page table can
+ * map. Its neighbours would fault next, one by one. Poisoned ones among them are left
+ * alone; who asks for one gets it.
  */
-static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
-			    struct vm_fault *vmf, unsigned int order)
+static vm_fault_t fill_table(struct nvgrace_gpu_device *nvdev,
+			     struct vm_fault *vmf, unsigned long pfn)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	unsigned long addr = ALIGN_DOWN(vmf->address, PAGE_SIZE << order);
-	const struct nvgrace_gpu_region *region;
-	unsigned long pfn;
+	unsigned long table = ALIGN_DOWN(vmf->address, PMD_SIZE);
+	unsigned long addr = max(table, vma->vm_start);
+	unsigned long last = min(table + (PMD_SIZE - 1), vma->vm_end - 1);
+	vm_fault_t ret;
 
+	ret = vmf_insert_pfn(vma, vmf->address, pfn);
+	if (ret != VM_FAULT_NOPAGE)
+		return ret;
+
+	pfn -= (vmf->address - addr) >> PAGE_SHIFT;
+	for (; addr < last; addr += PAGE_SIZE, pfn++) {
+		if (xa_load(&nvdev->poison.pages, pfn))
+			continue;
+		if (vmf_insert_pfn(vma, addr, pfn) != VM_FAULT_NOPAGE)
+			break;
+	}
+	return ret;
+}
+
+/* Map what a fault is about, within the gate. */
+static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
+			    struct vm_fault *vmf, unsigned long pfn, unsigned int order)
+{
 	lockdep_assert_held(&nvdev->core.memory_lock);
 	lockdep_assert_held(&nvdev->gate.ready_lock);
 
-	region = nvgrace_gpu_find_region(nvdev,
-					 vma->vm_pgoff >> REGION_PGOFF_SHIFT);
-	if (!region)
-		return VM_FAULT_SIGBUS;
+	if (!READ_ONCE(nvdev->mapped))
+		WRITE_ONCE(nvdev->mapped, true);
 
-	pfn = PHYS_PFN(region->base) +
-	      (vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1)) +
-	      ((addr - vma->vm_start) >> PAGE_SHIFT);
-
-	if (!is_aligned_for_order(vma, addr, pfn, order))
-		return VM_FAULT_FALLBACK;
-
-	return insert_pfn(vmf, pfn, order);
+	return order ? insert_block(vmf, pfn, order) : fill_table(nvdev, vmf, pfn);
 }
 
 static void count_fault(struct nvgrace_gpu_device *nvdev, unsigned int order,
@@ -481,7 +635,7 @@ static void count_fault(struct nvgrace_gpu_device *nvdev, unsigned int order,
 	enum nvgrace_gpu_fault what;
 
 	if (ret == VM_FAULT_NOPAGE)
-		what = !order ? NVGRACE_GPU_FAULT_PAGE :
+		what = !order ? NVGRACE_GPU_FAULT_TABLE :
 		       order == PMD_ORDER ? NVGRACE_GPU_FAULT_PMD :
 					    NVGRACE_GPU_FAULT_PUD;
 	else if (ret != VM_FAULT_FALLBACK)
@@ -530,7 +684,7 @@ static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
  * the fault is of the rare kind that cannot be tried again.
  */
 static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
-			    struct vm_fault *vmf, unsigned int order)
+			    struct vm_fault *vmf, unsigned long pfn, unsigned int order)
 {
 	bool may_retry = vmf->flags & FAULT_FLAG_ALLOW_RETRY;
 	vm_fault_t ret;
@@ -540,7 +694,7 @@ static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
 		err = nvgrace_gpu_gate_enter(nvdev,
 					     may_retry ? NVGRACE_GPU_GATE_NOWAIT : 0);
 		if (!err) {
-			ret = map_fault(nvdev, vmf, order);
+			ret = map_fault(nvdev, vmf, pfn, order);
 			nvgrace_gpu_gate_exit(nvdev);
 			return ret;
 		}
@@ -553,13 +707,28 @@ static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
 	return VM_FAULT_SIGBUS;
 }
 
+/* mm asks for the largest block first; one that does not fit costs no lock. */
 static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 {
-	struct nvgrace_gpu_device *nvdev =
-		to_nvgrace_gpu(vmf->vma->vm_private_data);
+	struct vm_area_struct *vma = vmf->vma;
+	struct nvgrace_gpu_device *nvdev = to_nvgrace_gpu(vma->vm_private_data);
+	unsigned long addr = ALIGN_DOWN(vmf->address, PAGE_SIZE << order);
+	const struct nvgrace_gpu_region *region;
+	unsigned long pfn;
 	vm_fault_t ret;
 
-	ret = try_fault(nvdev, vmf, order);
+	region = nvgrace_gpu_find_region(nvdev, vma->vm_pgoff >> REGION_PGOFF_SHIFT);
+	if (!region)
+		return VM_FAULT_SIGBUS;
+
+	pfn = PHYS_PFN(region->base) +
+	      (vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1)) +
+	      ((addr - vma->vm_start) >> PAGE_SHIFT);
+
+	if (!is_aligned_for_order(vma, addr, pfn, order))
+		return VM_FAULT_FALLBACK;
+
+	ret = try_fault(nvdev, vmf, pfn, order);
 	/* With the fault's lock released there may be no device any more. */
 	if (ret != VM_FAULT_RETRY)
 		count_fault(nvdev, order, ret);
@@ -640,12 +809,18 @@ int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
  * nvgrace_gpu_zap_regions() - take the regions out of all mappings
  * @nvdev: the device
  *
- * Context: Process context, may sleep. The caller has revoked the gate if faults must not
- * map the regions again at once.
+ * Does nothing if no fault has mapped a page since the last time.
+ *
+ * Context: Process context, may sleep; the device lock is held. The caller has revoked
+ * the gate, or faults would map the regions again at once.
  */
 void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev)
 {
 	unsigned int i;
+
+	if (!READ_ONCE(nvdev->mapped))
+		return;
+	WRITE_ONCE(nvdev->mapped, false);
 
 	for (i = 0; i < nvdev->nr_regions; i++)
 		unmap_mapping_range(nvdev->core.vdev.inode->i_mapping,

@@ -249,23 +249,36 @@ static unsigned int limit_s(enum nvgrace_gpu_ready_state state)
 static void set_state(struct nvgrace_gpu_device *nvdev,
 		      enum nvgrace_gpu_ready_state state)
 {
-	lockdep_assert_held_write(&nvdev->gate.ready_lock);
+	percpu_rwsem_assert_held(&nvdev->gate.ready_lock);
 
 	WRITE_ONCE(nvdev->gate.ready, state);
 	nvdev->gate.deadline = jiffies + limit_s(state) * HZ;
+	nvdev->gate.revokes++;
 }
 
 /**
  * nvgrace_gpu_gate_init() - a gate that is closed until the registers are read
  * @nvdev: the device
  *
- * Context: Any.
+ * Context: Process context, may sleep.
+ * Return: 0, or -ENOMEM.
  */
-void nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev)
+int nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev)
 {
-	init_rwsem(&nvdev->gate.ready_lock);
 	nvdev->gate.ready = NVGRACE_GPU_TRAINING;
 	nvdev->gate.deadline = jiffies;
+	return percpu_init_rwsem(&nvdev->gate.ready_lock);
+}
+
+/**
+ * nvgrace_gpu_gate_destroy() - undo nvgrace_gpu_gate_init()
+ * @nvdev: the device
+ *
+ * Context: Process context, may sleep.
+ */
+void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev)
+{
+	percpu_free_rwsem(&nvdev->gate.ready_lock);
 }
 
 /**
@@ -283,9 +296,9 @@ void nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev)
 void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 			     enum nvgrace_gpu_ready_state state)
 {
-	down_write(&nvdev->gate.ready_lock);
+	percpu_down_write(&nvdev->gate.ready_lock);
 	set_state(nvdev, state);
-	up_write(&nvdev->gate.ready_lock);
+	percpu_up_write(&nvdev->gate.ready_lock);
 }
 
 /**
@@ -299,10 +312,10 @@ void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
  */
 void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev)
 {
-	down_write(&nvdev->gate.ready_lock);
+	percpu_down_write(&nvdev->gate.ready_lock);
 	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING)
 		set_state(nvdev, NVGRACE_GPU_TRAINING);
-	up_write(&nvdev->gate.ready_lock);
+	percpu_up_write(&nvdev->gate.ready_lock);
 }
 
 /**
@@ -391,7 +404,7 @@ static int check_gate(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 	const struct vfio_pci_core_device *core = &nvdev->core;
 
 	lockdep_assert_held(&core->memory_lock);
-	lockdep_assert_held(&nvdev->gate.ready_lock);
+	percpu_rwsem_assert_held(&nvdev->gate.ready_lock);
 
 	/*
 	 * The VFIO user moves the device to D3 and back with memory_lock held for
@@ -444,7 +457,7 @@ int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 	ret = lock_memory(&nvdev->core, flags);
 	if (ret)
 		return ret;
-	down_read(&nvdev->gate.ready_lock);
+	percpu_down_read(&nvdev->gate.ready_lock);
 
 	ret = check_gate(nvdev, flags);
 	if (ret)
@@ -460,7 +473,7 @@ int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags)
  */
 void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev)
 {
-	up_read(&nvdev->gate.ready_lock);
+	percpu_up_read(&nvdev->gate.ready_lock);
 	up_read(&nvdev->core.memory_lock);
 }
 

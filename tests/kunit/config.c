@@ -15,6 +15,7 @@
 #include <linux/uaccess.h>
 
 #include "../../nvgrace_gpu.h"
+#include "gate.h"
 
 #define GIB(n)		((u64)(n) << 30)
 #define MIB(n)		((u64)(n) << 20)
@@ -168,7 +169,7 @@ static struct config *new_config(struct kunit *test)
 	KUNIT_ASSERT_NE(test, 0, (unsigned long)config->user);
 	spin_lock_init(&config->nvdev.bar_lock);
 	mutex_init(&config->nvdev.power_lock);
-	nvgrace_gpu_gate_init(&config->nvdev);
+	make_gate(test, &config->nvdev);
 	config->pdev.cfg_size = CONFIG_SIZE;
 	config->nvdev.core.pdev = &config->pdev;
 	kunit_activate_static_stub(test, nvgrace_gpu_core_read, fake_core_read);

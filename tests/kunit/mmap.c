@@ -15,6 +15,7 @@
 #include <linux/slab.h>
 
 #include "../../nvgrace_gpu.h"
+#include "gate.h"
 
 #define GIB(n)		((u64)(n) << 30)
 /* Where no machine has anything; aligned as firmware aligns it. */
@@ -67,8 +68,7 @@ static int fixture_init(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, f);
 	test->priv = f;
 
-	init_rwsem(&f->nvdev.core.memory_lock);
-	nvgrace_gpu_gate_init(&f->nvdev);
+	make_gate(test, &f->nvdev);
 	xa_init(&f->nvdev.poison.pages);
 	f->nvdev.gate.ready = NVGRACE_GPU_READY;
 	f->pdev.dev.init_name = test->name;
@@ -326,18 +326,18 @@ static void fault_maps_a_block_of_resmem(struct kunit *test)
 }
 
 /* The address is a page off from the memory: no block ever fits. */
-static void fault_maps_a_page_where_alignment_differs(struct kunit *test)
+static void fault_fills_its_table_where_alignment_differs(struct kunit *test)
 {
 	unsigned long addr = USER + PMD_SIZE;
 
 	KUNIT_ASSERT_EQ(test, USER + PAGE_SIZE,
 			map(test, 2, 0, PAGE_SIZE, 3 * PMD_SIZE - PAGE_SIZE));
 	KUNIT_EXPECT_EQ(test, fault(addr), 0);
-	expect_mapped(test, addr, addr + PAGE_SIZE, BASE + PMD_SIZE - PAGE_SIZE);
+	expect_mapped(test, addr, addr + PMD_SIZE, BASE + PMD_SIZE - PAGE_SIZE);
 }
 
 /* Aligned alike, but the VMA begins and ends within a block. */
-static void fault_maps_a_page_at_the_edges(struct kunit *test)
+static void fault_fills_its_table_at_the_edges(struct kunit *test)
 {
 	unsigned long last = USER + 3 * PMD_SIZE - 2 * PAGE_SIZE;
 
@@ -345,11 +345,32 @@ static void fault_maps_a_page_at_the_edges(struct kunit *test)
 			map(test, 2, PAGE_SIZE, PAGE_SIZE,
 			    3 * PMD_SIZE - 2 * PAGE_SIZE));
 
-	KUNIT_EXPECT_EQ(test, fault(USER + PAGE_SIZE), 0);
-	expect_mapped(test, USER + PAGE_SIZE, USER + 2 * PAGE_SIZE,
-		      BASE + PAGE_SIZE);
-	KUNIT_EXPECT_EQ(test, fault(last), 0);
-	expect_mapped(test, last, last + PAGE_SIZE, BASE + (last - USER));
+	KUNIT_EXPECT_EQ(test, fault(USER + 5 * PAGE_SIZE), 0);
+	expect_mapped(test, USER + PAGE_SIZE, USER + PMD_SIZE, BASE + PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, fault(USER + 2 * PMD_SIZE + 5 * PAGE_SIZE), 0);
+	expect_mapped(test, USER + 2 * PMD_SIZE, last + PAGE_SIZE, BASE + 2 * PMD_SIZE);
+}
+
+/* A neighbour that is known to be poisoned waits for somebody to ask for it. */
+static void fault_leaves_poisoned_neighbours(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	unsigned long addr = USER + PMD_SIZE;
+	phys_addr_t phys = BASE + PMD_SIZE - PAGE_SIZE;
+	struct xarray *bad = &f->nvdev.poison.pages;
+
+	KUNIT_ASSERT_EQ(test, USER + PAGE_SIZE,
+			map(test, 2, 0, PAGE_SIZE, 3 * PMD_SIZE - PAGE_SIZE));
+	KUNIT_ASSERT_FALSE(test, xa_is_err(xa_store(bad, PHYS_PFN(phys) + 3, xa_mk_value(1),
+						    GFP_KERNEL)));
+	KUNIT_EXPECT_EQ(test, fault(addr + 5 * PAGE_SIZE), 0);
+	KUNIT_EXPECT_EQ(test, mapped(test, addr + 2 * PAGE_SIZE), phys + 2 * PAGE_SIZE);
+	KUNIT_EXPECT_EQ(test, mapped(test, addr + 3 * PAGE_SIZE), 0);
+	KUNIT_EXPECT_EQ(test, mapped(test, addr + 4 * PAGE_SIZE), phys + 4 * PAGE_SIZE);
+
+	KUNIT_EXPECT_EQ(test, fault(addr + 3 * PAGE_SIZE), 0);
+	KUNIT_EXPECT_EQ(test, mapped(test, addr + 3 * PAGE_SIZE), phys + 3 * PAGE_SIZE);
+	xa_destroy(bad);
 }
 
 static void block_between_the_edges(struct kunit *test)
@@ -647,8 +668,9 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(mapping_ends_with_the_memory),
 	KUNIT_CASE(fault_maps_a_block),
 	KUNIT_CASE(fault_maps_a_block_of_resmem),
-	KUNIT_CASE(fault_maps_a_page_where_alignment_differs),
-	KUNIT_CASE(fault_maps_a_page_at_the_edges),
+	KUNIT_CASE(fault_fills_its_table_where_alignment_differs),
+	KUNIT_CASE(fault_fills_its_table_at_the_edges),
+	KUNIT_CASE(fault_leaves_poisoned_neighbours),
 	KUNIT_CASE(block_between_the_edges),
 	KUNIT_CASE(fault_maps_the_last_page),
 	KUNIT_CASE_PARAM(fault_by_power_state, awake_gen_params),

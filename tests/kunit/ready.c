@@ -10,6 +10,7 @@
 #include <linux/sched/signal.h>
 
 #include "../../nvgrace_gpu.h"
+#include "gate.h"
 
 /*
  * What stands in for the GPU: the pci_dev comes first, so that the stub finds
@@ -133,7 +134,7 @@ static int fake_read_status(struct nvgrace_gpu_device *nvdev,
 
 	/* PCI_COMMAND and the power state cannot change, no reset can begin... */
 	KUNIT_EXPECT_FALSE(test, down_write_trylock(&nvdev->core.memory_lock));
-	KUNIT_EXPECT_FALSE(test, down_write_trylock(&nvdev->gate.ready_lock));
+	KUNIT_EXPECT_TRUE(test, percpu_is_read_locked(&nvdev->gate.ready_lock));
 	/* ...but others can do the same. */
 	if (down_read_trylock(&nvdev->core.memory_lock))
 		up_read(&nvdev->core.memory_lock);
@@ -149,10 +150,9 @@ static struct gate_gpu *new_gpu(struct kunit *test,
 	struct gate_gpu *gpu = kunit_kzalloc(test, sizeof(*gpu), GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, gpu);
-	init_rwsem(&gpu->nvdev.core.memory_lock);
 	gpu->pdev.dev.init_name = "gpu";
 	gpu->nvdev.core.pdev = &gpu->pdev;
-	nvgrace_gpu_gate_init(&gpu->nvdev);
+	make_gate(test, &gpu->nvdev);
 	nvgrace_gpu_gate_revoke(&gpu->nvdev, NVGRACE_GPU_TRAINING);
 	gpu->nvdev.gate.ready = state;
 	kunit_activate_static_stub(test, nvgrace_gpu_read_status, fake_read_status);
@@ -162,7 +162,7 @@ static struct gate_gpu *new_gpu(struct kunit *test,
 static void expect_unlocked(struct kunit *test, struct gate_gpu *gpu)
 {
 	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.core.memory_lock));
-	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.gate.ready_lock));
+	KUNIT_EXPECT_FALSE(test, percpu_is_read_locked(&gpu->nvdev.gate.ready_lock));
 }
 
 /* Enter and exit; both locks are held between. */
@@ -172,7 +172,7 @@ static int pass_gate(struct kunit *test, struct gate_gpu *gpu, unsigned int flag
 
 	if (!ret) {
 		KUNIT_EXPECT_TRUE(test, rwsem_is_locked(&gpu->nvdev.core.memory_lock));
-		KUNIT_EXPECT_TRUE(test, rwsem_is_locked(&gpu->nvdev.gate.ready_lock));
+		KUNIT_EXPECT_TRUE(test, percpu_is_read_locked(&gpu->nvdev.gate.ready_lock));
 		nvgrace_gpu_gate_exit(&gpu->nvdev);
 	}
 	expect_unlocked(test, gpu);

@@ -9,6 +9,7 @@
 #include <linux/pm.h>
 
 #include "../../nvgrace_gpu.h"
+#include "gate.h"
 
 #define BAR_VALUE	SZ_2G
 
@@ -38,8 +39,7 @@ static int fixture_init(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, f);
 	test->priv = f;
 	spin_lock_init(&f->nvdev.bar_lock);
-	init_rwsem(&f->nvdev.core.memory_lock);
-	nvgrace_gpu_gate_init(&f->nvdev);
+	make_gate(test, &f->nvdev);
 	f->nvdev.core.vdev.inode = kunit_kzalloc(test, sizeof(struct inode), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, f->nvdev.core.vdev.inode);
 	address_space_init_once(&f->nvdev.core.vdev.inode->i_data);

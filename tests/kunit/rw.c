@@ -16,11 +16,15 @@
 #include <linux/workqueue.h>
 
 #include "../../nvgrace_gpu.h"
+#include "gate.h"
 
-/* The driver maps 2 MiB blocks: one ends 96 KiB into the region. */
-#define BASE	((60ULL << 40) + SZ_2M - 96 * SZ_1K)
+/* The driver maps a GiB at a time: one ends 96 KiB into the region. */
+#define BASE	((60ULL << 40) + SZ_1G - 96 * SZ_1K)
 #define BACKED	(320 * SZ_1K)
 #define BAR	SZ_512K
+
+/* What a reset leaves in the memory. */
+#define AFTER_RESET	0xa5
 
 struct fixture {
 	struct nvgrace_gpu_device nvdev;
@@ -28,6 +32,7 @@ struct fixture {
 	struct nvgrace_gpu_region region;
 	bool no_window;		/* nothing can be mapped */
 	unsigned int windows;	/* how many were */
+	unsigned int reset_at;	/* the GPU is reset while this one is made */
 	unsigned int reads;	/* of the registers */
 	u8 *memory;		/* of BAR bytes, more than what is backed */
 	u8 *bytes;		/* of BAR + 1 bytes: what goes to the user, or came */
@@ -40,12 +45,16 @@ static void *fake_map_window(phys_addr_t phys, size_t len, bool cacheable)
 	struct fixture *f = test->priv;
 
 	f->windows++;
-	/* Some bytes of the region's memory, in one block of 2 MiB. */
-	KUNIT_EXPECT_GT(test, len, 0);
-	KUNIT_EXPECT_GE(test, phys, BASE);
-	KUNIT_EXPECT_LE(test, phys + len, BASE + BACKED);
-	KUNIT_EXPECT_EQ(test, phys / SZ_2M, (phys + len - 1) / SZ_2M);
+	/* All that the region has of a GiB. */
+	KUNIT_EXPECT_EQ(test, len, phys == BASE ? 96 * SZ_1K : BACKED - 96 * SZ_1K);
+	KUNIT_EXPECT_TRUE(test, phys == BASE || phys == BASE + 96 * SZ_1K);
 	KUNIT_EXPECT_EQ(test, cacheable, f->region.cacheable);
+
+	if (f->windows == f->reset_at) {
+		nvgrace_gpu_gate_revoke(&f->nvdev, NVGRACE_GPU_RESETTING);
+		memset(f->memory, AFTER_RESET, BACKED);
+		f->nvdev.gate.ready = NVGRACE_GPU_READY;
+	}
 
 	return f->no_window ? NULL : f->memory + (phys - BASE);
 }
@@ -93,8 +102,8 @@ static int fixture_init(struct kunit *test)
 		.bar_size = BAR,
 	};
 
-	init_rwsem(&f->nvdev.core.memory_lock);
-	nvgrace_gpu_gate_init(&f->nvdev);
+	make_gate(test, &f->nvdev);
+	xa_init(&f->nvdev.windows);
 	xa_init(&f->nvdev.poison.pages);
 	f->nvdev.core.pdev = &f->pdev;
 	f->nvdev.gate.ready = NVGRACE_GPU_READY;
@@ -113,6 +122,7 @@ static void fixture_exit(struct kunit *test)
 	struct fixture *f = test->priv;
 
 	if (f && f->nvdev.core.pdev) {
+		nvgrace_gpu_unmap_windows(&f->nvdev);
 		/* Nothing may leak a runtime PM reference. */
 		KUNIT_EXPECT_EQ(test, atomic_read(&f->pdev.dev.power.usage_count), 0);
 		pm_runtime_disable(&f->pdev.dev);
@@ -184,8 +194,13 @@ static const struct rw_case rw_cases[] = {
 	{ "nothing", 0, 0, 0 },
 	{ "first byte", 0, 1, 1, 1 },
 	{ "an odd byte", 7, 1, 1, 1 },
-	{ "64 KiB, what is copied at a time", 0, SZ_64K, SZ_64K, 1 },
-	{ "a byte more than that", 0, SZ_64K + 1, SZ_64K + 1, 1 },
+	{ "what a load or store can do", 8, 8, 8, 1 },
+	{ "that much, unaligned", 9, 8, 8, 1 },
+	{ "4 bytes", 4, 4, 4, 1 },
+	{ "2 bytes", 2, 2, 2, 1 },
+	{ "3 bytes", 2, 3, 3, 1 },
+	{ "64 bytes, what goes by way of the stack", 5, 64, 64, 1 },
+	{ "a byte more than that", 5, 65, 65, 1 },
 	{ "all of a window, unaligned", 1, 96 * SZ_1K - 1, 96 * SZ_1K - 1, 1 },
 	{ "last byte of a window", 96 * SZ_1K - 1, 1, 1, 1 },
 	{ "across the end of a window", 96 * SZ_1K - 1, 2, 2, 2 },
@@ -217,7 +232,11 @@ static void read_table(struct kunit *test)
 
 	check_read(test, c->pos, c->count, c->ret);
 	KUNIT_EXPECT_EQ(test, f->windows, c->windows);
+	/* They stay, and all is the same without new ones. */
+	check_read(test, c->pos, c->count, c->ret);
+	KUNIT_EXPECT_EQ(test, f->windows, c->windows);
 
+	nvgrace_gpu_unmap_windows(&f->nvdev);
 	f->region.cacheable = false;
 	check_read(test, c->pos, c->count, c->ret);
 }
@@ -230,6 +249,7 @@ static void write_table(struct kunit *test)
 	check_write(test, c->pos, c->count, c->ret);
 	KUNIT_EXPECT_EQ(test, f->windows, c->windows);
 
+	nvgrace_gpu_unmap_windows(&f->nvdev);
 	f->region.cacheable = false;
 	check_write(test, c->pos, c->count, c->ret);
 }
@@ -263,6 +283,25 @@ static void nothing_can_be_mapped(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, rw(test, 0, 1, false), -ENOMEM);
 	KUNIT_EXPECT_EQ(test, rw(test, 0, 1, true), -ENOMEM);
 	KUNIT_EXPECT_EQ(test, rw(test, BACKED, 1, false), 1);
+}
+
+/* A reset takes no longer than the driver needs between two pieces: nobody has to wait. */
+static void reset_between_two_pieces(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	size_t i, wrong = 0;
+
+	f->reset_at = 2;
+	KUNIT_EXPECT_EQ(test, rw(test, 0, BACKED, false), BACKED);
+	KUNIT_ASSERT_EQ(test, 0, copy_from_user(f->bytes, f->user, BACKED));
+	for (i = 0; i < BACKED; i++)
+		wrong += f->bytes[i] != AFTER_RESET;
+	KUNIT_EXPECT_EQ_MSG(test, wrong, 0, "bytes from before the reset");
+
+	/* What was written before it is gone, and written again. */
+	nvgrace_gpu_unmap_windows(&f->nvdev);
+	f->windows = 0;
+	check_write(test, 0, BACKED, BACKED);
 }
 
 struct power_state {
@@ -308,8 +347,9 @@ struct ready_case {
 static const struct ready_case ready_cases[] = {
 	{ "ready", NVGRACE_GPU_READY, -EIO, 1, 0 },
 	{ "gets ready", NVGRACE_GPU_TRAINING, 0, 1, 4 },
-	{ "cannot be asked", NVGRACE_GPU_TRAINING, -EIO, -EIO, 4 },
-	{ "goes", NVGRACE_GPU_TRAINING, -ENODEV, -EIO, 4 },
+	/* Once more with a runtime PM reference, which could have mended it. */
+	{ "cannot be asked", NVGRACE_GPU_TRAINING, -EIO, -EIO, 5 },
+	{ "goes", NVGRACE_GPU_TRAINING, -ENODEV, -EIO, 5 },
 };
 
 KUNIT_ARRAY_PARAM_DESC(ready, ready_cases, name);
@@ -452,6 +492,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(write_table, rw_gen_params),
 	KUNIT_CASE(bad_buffer),
 	KUNIT_CASE(nothing_can_be_mapped),
+	KUNIT_CASE(reset_between_two_pieces),
 	KUNIT_CASE_PARAM(by_power_state, power_gen_params),
 	KUNIT_CASE_PARAM(access_waits_until_ready, ready_gen_params),
 	KUNIT_CASE_PARAM(bad_page, bad_gen_params),

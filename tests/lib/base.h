@@ -80,6 +80,19 @@ static inline long faults_to_touch(volatile uint8_t *p, size_t len)
 	return minor_faults() - before;
 }
 
+/* What the page tables of this process take, or -1. */
+static inline long vm_pte_kib(void)
+{
+	char line[128];
+	long kib = -1;
+	FILE *f = fopen("/proc/self/status", "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, "VmPTE: %ld", &kib);
+	fclose(f);
+	return kib;
+}
+
 static inline bool env_is(const char *name, const char *value)
 {
 	const char *s = getenv(name);

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The gate of a device that a test made up. */
+#ifndef TESTS_KUNIT_GATE_H
+#define TESTS_KUNIT_GATE_H
+
+#include <kunit/resource.h>
+#include <kunit/test.h>
+
+#include "../../nvgrace_gpu.h"
+
+static inline void destroy_gate(void *nvdev)
+{
+	nvgrace_gpu_gate_destroy(nvdev);
+}
+
+/* Both locks of it, until the test ends; closed, as after open. */
+static inline void make_gate(struct kunit *test, struct nvgrace_gpu_device *nvdev)
+{
+	init_rwsem(&nvdev->core.memory_lock);
+	KUNIT_ASSERT_EQ(test, 0, nvgrace_gpu_gate_init(nvdev));
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, destroy_gate, nvdev));
+}
+
+#endif /* TESTS_KUNIT_GATE_H */
