@@ -43,9 +43,10 @@ ok no_leaks no_leaks
 # VFIO 6.12 warns when it cannot make the group's device, and then undoes it well.
 # shellcheck disable=SC2034
 KNOWN_WARNING=vfio_group_release
-# The driver and the PCI core name what they could not claim, which is all that they know.
+# The driver and the PCI core name what they could not claim, which is all that they know. The
+# driver core names what it could not make: files in sysfs.
 ok log log_is_clean '.* is in use, see /proc/iomem' "BAR 0: can't reserve .*" \
 	'probe with driver nvgrace_gpu failed with error -[0-9]*' \
-	'really_probe: driver_sysfs_add failed'
+	'really_probe: driver_sysfs_add failed' 'device_add_groups\(\) failed'
 ok unload rmmod nvgrace_gpu
 finish
