@@ -114,6 +114,19 @@ lint:
 htmldocs:
 	scripts/htmldocs
 
+# Against the kernel's own driver, in ratios. bench-check fails if one got worse than stored.
+BENCH = Documentation/bench.json
+
+bench:
+	scripts/bench --json $(BENCH)
+
+bench-check:
+	scripts/bench --check
+
+bench-plot:
+	bash -c '. scripts/lib.sh && need_packages gnuplot-nox'
+	scripts/bench --plot Documentation/bench.svg
+
 # For editors and clangd: how each file of the driver is compiled.
 compdb:
 	scripts/compdb
@@ -139,6 +152,8 @@ help:
 	@echo '  make check-all     and all others: more kernels, KVM'"'"'s selftests, coverage'
 	@echo '  make kunit         the KUnit suites by kunit.py, on arm64 and x86-64'
 	@echo '  make coverage      what they reach of the driver: lines and branches'
+	@echo '  make bench         this driver and the kernel'"'"'s own, in ratios; bench-check'
+	@echo '                     compares with those stored, bench-plot draws them'
 	@echo '  make check-patches the series for 6.12: applies, builds patch by patch, checkpatch'
 	@echo '  make lint          checkpatch, sparse, shellcheck and the like'
 	@echo '  make htmldocs      Documentation/ as HTML, in the cache; prints where'
@@ -153,5 +168,5 @@ help:
 	@echo 'scripts/rig help has more.'
 
 .PHONY: module install clean selftest demo shell check check-all kunit coverage
-.PHONY: check-patches lint htmldocs compdb help install-tool uninstall uninstall-tool dkms-source
-.PHONY: dkms-install dkms-uninstall deb
+.PHONY: check-patches lint htmldocs compdb help install-tool uninstall uninstall-tool
+.PHONY: dkms-source dkms-install dkms-uninstall deb bench bench-check bench-plot

@@ -61,6 +61,20 @@ test_modules() {
 		"building test modules for $(cat "$1/release")" - fill_test_modules "$1"
 }
 
+fill_kernels_driver() {
+	cp "$2"/drivers/vfio/pci/nvgrace-gpu/* "$3"
+	build_module "$1" "$3" CONFIG_NVGRACE_GPU_VFIO_PCI=m
+}
+
+# kernels_driver KERNEL SOURCE: the kernel's own driver, against the same headers as ours.
+kernels_driver() {
+	local inputs
+	inputs=$(cat "$2"/drivers/vfio/pci/nvgrace-gpu/*; cat "$1/config"; echo "$1 $RECIPE")
+	cached "kernels-driver-$(key <<< "$inputs")" \
+		"building the kernel's own driver for $(cat "$1/release")" - \
+		fill_kernels_driver "$1" "$2"
+}
+
 TEST_CFLAGS=(-static -O2 -g -Wall -Wno-nonnull -Wno-stringop-overread -Wno-stringop-overflow
 	-Werror -pthread -D_GNU_SOURCE)
 
