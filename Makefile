@@ -108,6 +108,10 @@ coverage:
 check-patches:
 	scripts/check-patches
 
+# The fuzzer for HOURS; SEED=n runs the round of one seed again.
+soak:
+	HOURS='$(HOURS)' SEED='$(SEED)' KERNELS='$(KERNELS)' scripts/soak
+
 lint:
 	scripts/lint
 
@@ -157,6 +161,7 @@ help:
 	@echo '  make check-patches the series for 6.12: applies, builds patch by patch, checkpatch'
 	@echo '  make lint          checkpatch, sparse, shellcheck and the like'
 	@echo '  make htmldocs      Documentation/ as HTML, in the cache; prints where'
+	@echo '  make soak          the fuzzer for HOURS=n; keeps the seeds that failed; SEED=n: again'
 	@echo '  make compdb        compile_commands.json, for editors'
 	@echo 'Options:'
 	@echo '  KDIR=, ARCH=, CROSS_COMPILE=    for the build'
@@ -169,4 +174,4 @@ help:
 
 .PHONY: module install clean selftest demo shell check check-all kunit coverage
 .PHONY: check-patches lint htmldocs compdb help install-tool uninstall uninstall-tool
-.PHONY: dkms-source dkms-install dkms-uninstall deb bench bench-check bench-plot
+.PHONY: dkms-source dkms-install dkms-uninstall deb bench bench-check bench-plot soak

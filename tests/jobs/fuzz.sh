@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# A VFIO user that does everything at random, against a model of what each operation may
+# return. FUZZ_SECONDS says how long, SEED=n replays one round.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| fuzz | 6.12 | | --timeout=1200 --gpu=hopper:0x70000000000:4608M
+#| | | | --kernel-args=kmemleak=on
+# shellcheck disable=SC1091
+. /lib.sh
+
+DEBUG=/sys/kernel/debug
+
+# An object has to be five seconds old, and to be found twice.
+no_leaks() {
+	sleep 6
+	echo scan > $DEBUG/kmemleak
+	echo scan > $DEBUG/kmemleak
+	cat $DEBUG/kmemleak
+	[ -z "$(cat $DEBUG/kmemleak)" ]
+}
+
+gib=1073741824
+BDF=$(bdf_of GP00)
+RESET=flr
+export BDF RESET
+ok load insmod /modules/nvgrace_gpu.ko
+ok bind bind_gpu "$BDF" nvgrace_gpu
+[ ! -e $DEBUG/kmemleak ] || echo clear > $DEBUG/kmemleak
+dmesg -c > /dev/null
+# The arguments that scripts/rig was given are settings: SEED=1234, FUZZ_SECONDS=600.
+for arg in $TEST_ARGS; do
+	case $arg in
+	SEED=* | FUZZ_SECONDS=*) export "${arg?}" ;;
+	esac
+done
+TEST_ARGS=
+REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib" nested fuzz fuzz
+if [ -e $DEBUG/kmemleak ]; then
+	ok no_leaks no_leaks
+else
+	skip no_leaks 'this kernel has no kmemleak'
+fi
+ok log log_is_clean
+ok unload rmmod nvgrace_gpu
+finish
