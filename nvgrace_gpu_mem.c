@@ -728,6 +728,10 @@ static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 	if (!is_aligned_for_order(vma, addr, pfn, order))
 		return VM_FAULT_FALLBACK;
 
+	/* Nothing executes from uncached memory: mapped again, it would fault again, for ever. */
+	if (!region->cacheable && (vmf->flags & FAULT_FLAG_INSTRUCTION))
+		return VM_FAULT_SIGSEGV;
+
 	ret = try_fault(nvdev, vmf, pfn, order);
 	/* With the fault's lock released there may be no device any more. */
 	if (ret != VM_FAULT_RETRY)

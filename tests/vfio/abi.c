@@ -905,6 +905,32 @@ TEST_F(region, read_into_its_own_mapping)
 	munmap(p, PAGE);
 }
 
+/* Of usemem it works. Uncached memory is not executable: the task gets a signal, and ends. */
+TEST_F(region, execute)
+{
+	const uint32_t ret = 0xd65f03c0;
+	void *p = map(self, NULL, MIB(4), PAGE);
+	int status;
+	pid_t pid;
+
+	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_EQ(sizeof(ret), wr(self, MIB(4), &ret, sizeof(ret)));
+	if (mprotect(p, PAGE, PROT_READ | PROT_EXEC)) {
+		EXPECT_EQ(EACCES, errno);
+		SKIP(return, "this kernel lets nobody execute from such an fd");
+	}
+	pid = fork();
+	ASSERT_NE(-1, pid);
+	if (!pid) {
+		alarm(30);
+		((void (*)(void))p)();
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(variant->nr == USEMEM ? 0 : SIGSEGV, WTERMSIG(status));
+	munmap(p, PAGE);
+}
+
 TEST_F(region, mmap_bounds)
 {
 	uint64_t backed = self->r.backed;
