@@ -161,7 +161,7 @@ help:
 	@echo '  make check-patches the series for 6.12: applies, builds patch by patch, checkpatch'
 	@echo '  make lint          checkpatch, sparse, shellcheck and the like'
 	@echo '  make htmldocs      Documentation/ as HTML, in the cache; prints where'
-	@echo '  make soak          the fuzzer for HOURS=n; keeps the seeds that failed; SEED=n: again'
+	@echo '  make soak          the fuzzer for HOURS=n; keeps seeds that failed; SEED=n: again'
 	@echo '  make compdb        compile_commands.json, for editors'
 	@echo 'Options:'
 	@echo '  KDIR=, ARCH=, CROSS_COMPILE=    for the build'

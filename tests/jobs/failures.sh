@@ -20,15 +20,6 @@ set_up() {
 		echo 0 > $DEBUG/fail_page_alloc/min-order
 }
 
-# An object has to be five seconds old, and to be found twice.
-no_leaks() {
-	sleep 6
-	echo scan > $DEBUG/kmemleak
-	echo scan > $DEBUG/kmemleak
-	cat $DEBUG/kmemleak
-	[ -z "$(cat $DEBUG/kmemleak)" ]
-}
-
 gib=1073741824
 BDF=$(bdf_of "$GPUS")
 export BDF

@@ -11,15 +11,6 @@
 
 DEBUG=/sys/kernel/debug
 
-# An object has to be five seconds old, and to be found twice.
-no_leaks() {
-	sleep 6
-	echo scan > $DEBUG/kmemleak
-	echo scan > $DEBUG/kmemleak
-	cat $DEBUG/kmemleak
-	[ -z "$(cat $DEBUG/kmemleak)" ]
-}
-
 gib=1073741824
 BDF=$(bdf_of GP00)
 RESET=flr

@@ -147,6 +147,15 @@ log_is_clean() {
 	return 1
 }
 
+# no_leaks: what kmemleak finds. An object has to be five seconds old, and to be found twice.
+no_leaks() {
+	sleep 6
+	echo scan > /sys/kernel/debug/kmemleak
+	echo scan > /sys/kernel/debug/kmemleak
+	cat /sys/kernel/debug/kmemleak
+	[ -z "$(cat /sys/kernel/debug/kmemleak)" ]
+}
+
 # has_iommufd: can a device be opened by its own node and attached to an iommufd?
 has_iommufd() { [ -e /dev/iommu ] && [ -e /dev/vfio/devices ]; }
 
