@@ -590,8 +590,8 @@ static vm_fault_t insert_block(struct vm_fault *vmf, unsigned long pfn,
 
 /*
  * No block fits at the fault: map the page, and with it all that the same page table can
- * map. Its neighbours would fault next, one by one. Poisoned ones among them are left
- * alone; who asks for one gets it.
+ * map. Its neighbours would fault next, one by one. Poisoned ones among them are left out:
+ * a fault on such a page itself maps it.
  */
 static vm_fault_t fill_table(struct nvgrace_gpu_device *nvdev,
 			     struct vm_fault *vmf, unsigned long pfn)
@@ -608,7 +608,7 @@ static vm_fault_t fill_table(struct nvgrace_gpu_device *nvdev,
 
 	pfn -= (vmf->address - addr) >> PAGE_SHIFT;
 	for (; addr < last; addr += PAGE_SIZE, pfn++) {
-		if (xa_load(&nvdev->poison.pages, pfn))
+		if (has_poisoned_page(nvdev, PFN_PHYS(pfn), PAGE_SIZE))
 			continue;
 		if (vmf_insert_pfn(vma, addr, pfn) != VM_FAULT_NOPAGE)
 			break;
@@ -730,9 +730,9 @@ static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 
 	/* Nothing executes from uncached memory: mapped again, it would fault again, for ever. */
 	if (!region->cacheable && (vmf->flags & FAULT_FLAG_INSTRUCTION))
-		return VM_FAULT_SIGSEGV;
-
-	ret = try_fault(nvdev, vmf, pfn, order);
+		ret = VM_FAULT_SIGSEGV;
+	else
+		ret = try_fault(nvdev, vmf, pfn, order);
 	/* With the fault's lock released there may be no device any more. */
 	if (ret != VM_FAULT_RETRY)
 		count_fault(nvdev, order, ret);

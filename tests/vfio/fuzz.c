@@ -1288,7 +1288,7 @@ static int child_task(void *arg)
 	struct worker *w = c->w;
 	int sig;
 
-	/* If the parent was killed, the main task waits for whoever is noted here. */
+	/* If the parent was killed, the main task waits for the child noted here. */
 	__atomic_store_n(&w->child, getpid(), __ATOMIC_SEQ_CST);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != c->parent)
