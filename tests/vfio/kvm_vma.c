@@ -321,6 +321,20 @@ TEST_F(vma, memslot_over_inaccessible_mapping)
 		  run(_metadata, self, LOAD, DATA_GPA, &x0));
 }
 
+/* Map DATA and show it to the guest, either of which may be for reading only: loads work. */
+static void map_to_load(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
+			enum mapping kind, int prot, unsigned int slot_flags)
+{
+	uint64_t x0 = 0;
+
+	map_as(_metadata, self, kind);
+	*(volatile uint64_t *)self->data = 4711;
+	ASSERT_EQ(0, mprotect(self->data, SLOT, prot));
+	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, slot_flags));
+	EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA, &x0));
+	EXPECT_EQ(4711, x0) TH_LOG("%s", mapping_names[kind]);
+}
+
 /* A mapping that the VMM may only read: the guest's loads work, and its store is -EFAULT. */
 TEST_F(vma, read_only_mapping)
 {
@@ -331,13 +345,7 @@ TEST_F(vma, read_only_mapping)
 	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
 		if (refused(kinds[i]))
 			continue;
-		map_as(_metadata, self, kinds[i]);
-		*(volatile uint64_t *)self->data = 4711;
-		ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_READ));
-		ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
-		x0 = 0;
-		EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA, &x0));
-		EXPECT_EQ(4711, x0) TH_LOG("%s", mapping_names[kinds[i]]);
+		map_to_load(_metadata, self, kinds[i], PROT_READ, 0);
 		x0 = 1;
 		EXPECT_EQ(-EFAULT, run(_metadata, self, STORE, DATA_GPA, &x0)) {
 			TH_LOG("%s", mapping_names[kinds[i]]);
@@ -357,17 +365,11 @@ TEST_F(vma, read_only_memslot)
 {
 	const enum mapping kinds[] = { ANON, USEMEM_WB, RESMEM_WC };
 	unsigned int i;
-	uint64_t x0;
 
 	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
 		if (refused(kinds[i]))
 			continue;
-		map_as(_metadata, self, kinds[i]);
-		*(volatile uint64_t *)self->data = 4711;
-		ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, KVM_MEM_READONLY));
-		x0 = 0;
-		EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA, &x0));
-		EXPECT_EQ(4711, x0) TH_LOG("%s", mapping_names[kinds[i]]);
+		map_to_load(_metadata, self, kinds[i], PROT_READ | PROT_WRITE, KVM_MEM_READONLY);
 		set_regs(_metadata, &self->vm, STORE, 1, DATA_GPA);
 		ASSERT_EQ(0, vm_run(&self->vm));
 		EXPECT_EQ(KVM_EXIT_MMIO, self->vm.run->exit_reason);
