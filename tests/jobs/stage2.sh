@@ -38,8 +38,13 @@ trace=/sys/kernel/tracing
 in_guest() {
 	test="TEST=memory_types PROBES=$(echo "$*" | tr ' ' ,)"
 	test="$test REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+	# QEMU copies what a device reads or writes in usemem through a buffer of this size.
+	truncate -s 16M /tmp/disk
+	disk=virtio-blk-pci,drive=disk,romfile=,disable-legacy=on
+	disk=$disk,iommu_platform=on,x-max-bounce-buffer-size=16777216
 	# shellcheck disable=SC2046
 	guest /guest.cpio $(vfio_args "$BDF") \
+		-drive file=/tmp/disk,format=raw,if=none,id=disk -device "$disk" \
 		-append "console=ttyAMA0 panic=-1 kpti=off oops=panic quiet $test"
 }
 
@@ -142,7 +147,7 @@ map)
 	trace_stage2
 	nested kvm_vma kvm_vma
 	# shellcheck disable=SC2086
-	nested guest in_guest $usemem $breaks $others $resmem online
+	nested guest in_guest $usemem $breaks $others $resmem online disk
 	stop_tracing
 	ok stage2.usemem_is_normal_wb stage2_is $first $last normal 0x200000
 	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc 0x200000
