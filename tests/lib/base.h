@@ -93,6 +93,19 @@ static inline long vm_pte_kib(void)
 	return kib;
 }
 
+/*
+ * Page tables that it takes to load from each page of a mapping. Pages take one for each block
+ * of addresses; a block takes none. Call it once the block's neighbour is mapped, or it counts
+ * the page tables above them, too.
+ */
+static inline long tables_to_touch(volatile uint8_t *p, size_t len)
+{
+	long before = vm_pte_kib();
+
+	faults_to_touch(p, len);
+	return (vm_pte_kib() - before) / (long)(PAGE >> 10);
+}
+
 static inline bool env_is(const char *name, const char *value)
 {
 	const char *s = getenv(name);

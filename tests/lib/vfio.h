@@ -196,15 +196,18 @@ static inline void *map_region(const struct vfio *v, unsigned int region, void *
 		    v->device, v->regions[region].off + pos);
 }
 
-/* An address range of LEN bytes, SKEW bytes off a block boundary, to map over. */
+/*
+ * An address range of LEN bytes, SKEW bytes off a block boundary, to map over. Its first two
+ * blocks have the same page table above them.
+ */
 static inline void *reserve(size_t len, size_t skew)
 {
-	uintptr_t block = BLOCK;
-	uintptr_t p = (uintptr_t)mmap(NULL, len + 2 * block, PROT_NONE,
+	uintptr_t blocks = 2 * BLOCK;
+	uintptr_t p = (uintptr_t)mmap(NULL, len + 2 * blocks, PROT_NONE,
 				      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 				      -1, 0);
 
-	return (void *)(((p + block - 1) & ~(block - 1)) + skew);
+	return (void *)(((p + blocks - 1) & ~(blocks - 1)) + skew);
 }
 
 static inline unsigned int config_find_cap(int fd, uint8_t id)
