@@ -7,27 +7,41 @@ HOST_PACKAGES=(acpica-tools bc bison ccache cpio e2fsprogs flex gcc gcc-aarch64-
 	kmod libc6-dev libc6-dev-arm64-cross libelf-dev libssl-dev make mmdebstrap patch
 	patchelf perl python3 xz-utils)
 
+# Another apt-get may be at work, and for an administrator it takes minutes.
 install_packages() {
 	local log
 	log=$(log_file apt.log)
-	{ apt-get update && DEBIAN_FRONTEND=noninteractive timeout 900 \
-		apt-get install -y --no-install-recommends "$@"; } > "$log" 2>&1 ||
-		die_log "$log" "apt-get could not install: $*"
+	{ apt-get update && DEBIAN_FRONTEND=noninteractive timeout 1800 \
+		apt-get install -o DPkg::Lock::Timeout=900 -y --no-install-recommends "$@"; } \
+		> "$log" 2>&1 || die_log "$log" "apt-get could not install: $*"
 }
 
-# need_packages PACKAGE...: install those that are missing. Only this needs root.
-need_packages() {
-	local p missing=()
-	command -v dpkg-query > /dev/null ||
-		die "this needs Debian or a system made from it: no dpkg-query found"
+# missing_packages PACKAGE...: print those that are not installed.
+missing_packages() {
+	local p
 	for p; do
 		[ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2> /dev/null)" = installed ] ||
-			missing+=("$p")
+			printf '%s ' "$p"
 	done
-	[ ${#missing[@]} -gt 0 ] || return 0
+}
+
+# need_packages PACKAGE...: install those that are missing. Only this needs root. Two runs do
+# so one after the other, and the second finds the packages of the first.
+need_packages() {
+	local missing
+	command -v dpkg-query > /dev/null ||
+		die "this needs Debian or a system made from it: no dpkg-query found"
+	missing=$(missing_packages "$@")
+	[ -n "$missing" ] || return 0
 	[ "$(id -u)" = 0 ] || die "packages are missing; as root, run:
-  apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
-	step "installing ${#missing[@]} packages" - install_packages "${missing[@]}"
+  apt-get update && apt-get install -y --no-install-recommends $missing"
+	mkdir -p "$CACHE" || die "cannot make the cache, $CACHE"
+	(
+		lock "$CACHE/apt.lock"
+		read -ra missing <<< "$(missing_packages "$@")"
+		[ ${#missing[@]} = 0 ] ||
+			step "installing ${#missing[@]} packages" - install_packages "${missing[@]}"
+	)
 }
 
 update_lists() {
@@ -42,7 +56,10 @@ need_package_lists() {
 	[ "$(id -u)" = 0 ] ||
 		die "apt has no lists of packages, or none with linux-source-6.12;" \
 			"as root, run: apt-get update"
-	step "updating apt's lists of packages" - update_lists
+	(
+		lock "$CACHE/apt.lock"
+		step "updating apt's lists of packages" - update_lists
+	)
 	apt-cache show linux-source-6.12 > /dev/null 2>&1 ||
 		die "apt knows no linux-source-6.12:" \
 			"is this Debian 12 or newer, with its security updates?"
