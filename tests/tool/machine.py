@@ -31,6 +31,7 @@ def load_tool():
 tool = load_tool()
 GIB = 1 << 30
 RELEASE = "7.3.4-grace"
+DROPIN = "nvgrace_gpu_vfio_pci"
 CONFIG = ("VFIO VFIO_PCI_CORE VFIO_GROUP VFIO_CONTAINER VFIO_DEVICE_CDEV IOMMUFD KVM ARM_SMMU_V3 "
           "NUMA MEMORY_FAILURE TRANSPARENT_HUGEPAGE ARCH_SUPPORTS_HUGE_PFNMAP "
           "ARCH_SUPPORTS_PMD_PFNMAP VFIO_PCI_DMABUF VFIO_DEBUGFS").split()
@@ -151,6 +152,19 @@ esac""")
     def config_is(self, options, release=None):
         text = "".join("CONFIG_%s=%s\n" % (o, "m" if "VFIO_PCI" in o else "y") for o in options)
         self.put("/boot/config-" + (release or self.release), text)
+
+    def dropin(self):
+        """The driver as make DROPIN=1 builds it, and the kernel's own below kernel/."""
+        self.drop("/sys/module/nvgrace_gpu")
+        self.drop("/sys/bus/pci/drivers/nvgrace_gpu")
+        self.driver(DROPIN)
+        for name, value in (("usemem_bar", "4"), ("disable_idle_d3", "Y")):
+            self.parameter(name, value, DROPIN)
+        base = "/lib/modules/" + RELEASE
+        self.drop(base + "/updates/nvgrace_gpu.ko")
+        self.put(base + "/updates/%s.ko" % DROPIN, "ELF~Module signature appended~")
+        self.put(base + "/modules.dep", "updates/%s.ko: kernel/drivers/vfio/vfio.ko" % DROPIN)
+        self.alias([DROPIN])
 
     def alias(self, modules, release=RELEASE, wildcards="sv*sd*bc*sc*i*"):
         lines = ["alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci"]
@@ -317,7 +331,7 @@ esac""")
         gpu = tool.Gpu(self, bdf)
         number, line = self.refuse.get((bdf, driver), (0, None))
         if gpu.override not in (None, driver) or gpu.driver or (
-                not gpu.override and driver == "nvgrace_gpu"):
+                not gpu.override and driver in ("nvgrace_gpu", DROPIN)):
             number = errno.ENODEV
         if number:
             if line:

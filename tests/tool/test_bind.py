@@ -9,7 +9,7 @@ import re
 import subprocess
 import time
 
-from machine import Case, tool
+from machine import DROPIN, Case, tool
 
 GPU, OTHER = "0009:01:00.0", "0019:01:00.0"
 BIND = ["%s/driver_override <- nvgrace_gpu" % GPU, "drivers/nvgrace_gpu/bind <- " + GPU]
@@ -229,6 +229,22 @@ class Bind(Case):
         self.machine.add_gpu(GPU, driver=None)
         self.output("bind", "--driver", "nvgrace_gpu_vfio_pci", GPU)
         self.assertEqual(self.driver()[0], "nvgrace_gpu_vfio_pci")
+
+
+    def test_dropin(self):
+        """A build with DROPIN=1 is the driver where it alone is installed."""
+        self.machine.add_gpu(GPU, driver=None)
+        self.machine.dropin()
+        self.machine.drop("/sys/bus/pci/drivers/" + DROPIN)
+        self.machine.drop("/sys/module/" + DROPIN)
+        self.output("bind")
+        self.assertEqual(self.machine.writes(),
+                         ["modprobe " + DROPIN, *(w.replace("nvgrace_gpu", DROPIN) for w in BIND)])
+        self.assertIn(DROPIN, self.output("bind", "--persist"))
+        self.assertIn("kmod load " + DROPIN,
+                      self.machine.read("/etc/udev/rules.d/60-nvgrace-gpu.rules"))
+        self.output("unbind")
+        self.assertEqual(self.driver(), (None, None))
 
 
 class Persist(Case):

@@ -6,7 +6,7 @@ import json
 import struct
 import time
 
-from machine import BOOT, CONFIG, Case, tool
+from machine import BOOT, CONFIG, DROPIN, Case, tool
 
 GPU = "0009:01:00.0"
 
@@ -284,6 +284,69 @@ class ModuleFaults(Check):
     def test_alias_missing(self):
         self.machine.alias([])
         self.fault("module.alias", "depmod", text="take vfio_pci")
+
+
+class DropIn(Check):
+    """The same driver, built with DROPIN=1."""
+
+    def setUp(self):
+        super().setUp()
+        self.machine.dropin()
+        self.machine.bound(GPU, DROPIN)
+
+    def test_all_is_well(self):
+        self.assertEqual(self.checks()[0], 0)
+        self.told("module.layout", "usemem is at BAR4")
+        self.told("gpu.driver", "bound to " + DROPIN)
+        self.assertEqual(self.checks()[1]["gpu.driver"]["better"], [])
+
+    def test_not_loaded(self):
+        self.machine.drop("/sys/module/" + DROPIN)
+        self.fault("module.loaded", "modprobe " + DROPIN)
+
+    def test_kernels_own_is_not_ours(self):
+        """The module of the same name below kernel/ does not make it installed."""
+        self.machine.drop("/sys/module/" + DROPIN)
+        self.machine.drop("/lib/modules/7.3.4-grace/updates")
+        self.machine.put("/lib/modules/7.3.4-grace/modules.dep",
+                         "kernel/drivers/vfio/pci/nvgrace-gpu/nvgrace-gpu-vfio-pci.ko:")
+        self.fault("module.loaded", "make install", also=["gpu.after_reboot"])
+
+    def test_loaded_counts_before_installed(self):
+        self.machine.put("/lib/modules/7.3.4-grace/modules.dep", "updates/nvgrace_gpu.ko:")
+        self.told("gpu.driver", "bound to " + DROPIN)
+        self.told("module.layout", "usemem is at BAR4")
+
+    def test_depmod_forgotten(self):
+        self.machine.drop("/sys/module/" + DROPIN)
+        self.machine.put("/lib/modules/7.3.4-grace/modules.dep", "")
+        self.fault("module.loaded", "depmod && modprobe " + DROPIN, also=["gpu.after_reboot"])
+
+    def test_unsigned_under_secure_boot(self):
+        self.machine.drop("/sys/module/" + DROPIN)
+        self.machine.put("/sys/module/module/parameters/sig_enforce", "Y")
+        self.machine.put("/lib/modules/7.3.4-grace/updates/%s.ko" % DROPIN, "ELF")
+        self.fault("module.signature", DROPIN + ".ko", also=["module.loaded"])
+
+    def test_layout(self):
+        self.machine.parameter("usemem_bar", "2", DROPIN)
+        self.fault("module.layout", "options %s usemem_bar=4" % DROPIN, "modprobe -r " + DROPIN)
+
+    def test_idle_d3(self):
+        self.machine.parameter("disable_idle_d3", "N", DROPIN)
+        self.told("module.idle_d3", "train again", "options %s disable_idle_d3=1" % DROPIN)
+
+    def test_alias(self):
+        self.told("module.alias", "take " + DROPIN)
+
+    def test_foreign_override(self):
+        self.unbound()
+        self.attr("driver_override", "vfio-pci")
+        self.fault("gpu.override", "echo %s >" % DROPIN, also=["gpu.driver"])
+
+    def test_poisoned(self):
+        self.machine.put("/sys/kernel/debug/vfio/%s/nvgrace_gpu/poisoned_pages" % GPU, "0x1000")
+        self.fault("gpu.poison", "echo 1 >")
 
 
 class GpuFaults(Check):

@@ -128,6 +128,8 @@ class Words(Case):
         self.assertEqual(self.complete("nvgrace-gpu", "bi"), ["bind"])
         self.assertEqual(self.complete("nvgrace-gpu", "bind", "001"), ["0019:01:00.0"])
         self.assertEqual(self.complete("nvgrace-gpu", "bind", "--p"), ["--persist"])
+        self.assertEqual(self.complete("nvgrace-gpu", "bind", "--driver", "nv"),
+                         ["nvgrace_gpu", "nvgrace_gpu_vfio_pci"])
         self.assertEqual(self.complete("nvgrace-gpu", "--root", "/x", "che"), ["check"])
 
 
