@@ -13,4 +13,5 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$TOP/scripts/lib/debian.sh"
 . "$TOP/scripts/lib/kernel.sh"
 . "$TOP/scripts/lib/module.sh"
+. "$TOP/scripts/lib/sign.sh"
 . "$TOP/scripts/lib/jobs.sh"

@@ -33,9 +33,10 @@ build_module() {
 }
 
 fill_module() {
-	local kernel=$1 coverage=$2 dir=$3 options=(CONFIG_NVGRACE_GPU=m)
+	local kernel=$1 coverage=$2 dropin=$3 dir=$4 options=(CONFIG_NVGRACE_GPU=m)
 	! grep -q '^CONFIG_KUNIT=y' "$kernel/config" || options+=(CONFIG_NVGRACE_GPU_KUNIT_TEST=y)
 	[ -z "$coverage" ] || options+=(GCOV_PROFILE=y)
+	[ -z "$dropin" ] || options+=(DROPIN=1)
 	copy_driver "$dir"
 	build_module "$kernel" "$dir" "${options[@]}"
 }
@@ -45,13 +46,15 @@ fill_test_modules() {
 	build_module "$1" "$2"
 }
 
-# driver_module KERNEL COVERAGE: a directory with nvgrace_gpu.ko, and with the KUnit suites
-# where the kernel has KUnit; built for gcov if COVERAGE is not empty.
+# driver_module KERNEL COVERAGE [DROPIN]: a directory with nvgrace_gpu.ko, and with the KUnit
+# suites where the kernel has KUnit; built for gcov if COVERAGE is not empty, and as
+# nvgrace_gpu_vfio_pci.ko if DROPIN is not.
 driver_module() {
-	local inputs
-	inputs=$(driver_files | (cd "$TOP" && xargs cat); cat "$1/config"; echo "$1 $2 $RECIPE")
-	cached "module-$(key <<< "$inputs")" "building nvgrace_gpu.ko for $(cat "$1/release")" - \
-		fill_module "$1" "$2"
+	local inputs name=nvgrace_gpu${3:+_vfio_pci}
+	inputs=$(driver_files | (cd "$TOP" && xargs cat); cat "$1/config"
+		echo "$1 $2 $RECIPE${3:+ dropin}")
+	cached "module-$(key <<< "$inputs")" "building $name.ko for $(cat "$1/release")" - \
+		fill_module "$1" "$2" "${3:-}"
 }
 
 test_modules() {

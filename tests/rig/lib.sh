@@ -125,7 +125,8 @@ finish() {
 hex='0x[0-9a-f]*'
 hint='; NVIDIA.s guest driver needs usemem_bar=4'
 GOOD_LINES="(usemem|resmem) \\[mem $hex-$hex\\] is BAR[24], backed $hex bar_size $hex($hint)?
-"'nvgrace_gpu: loading out-of-tree module taints kernel\.
+"'loading out-of-tree module taints kernel\.
+module verification failed: signature and/or required key missing - tainting kernel
 (Adding to|Removing from) iommu group [0-9]*
 resetting
 reset done
@@ -140,7 +141,7 @@ log_is_clean() {
 		-e '[Bb]ad page' -e 'possible circular' -e 'suspicious RCU' -e 'Unable to handle' \
 		-e hung_task -e 'blocked for more' /tmp/dmesg || return 1
 	{ echo "$GOOD_LINES"; for re; do echo "$re"; done; } > /tmp/good
-	sed -n 's/^\[[^]]*\] //; s/^nvgrace_gpu [0-9a-f:.]*: //p; t; /nvgrace_gpu/p' /tmp/dmesg |
+	sed -nE 's/^\[[^]]*\] //; s/^nvgrace_gpu(_vfio_pci)?( [0-9a-f:.]*)?: //p' /tmp/dmesg |
 		grep -vxE -f /tmp/good > /tmp/unexpected || return 0
 	echo "unexpected lines in the kernel log:"
 	cat /tmp/unexpected
