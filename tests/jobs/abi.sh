@@ -16,7 +16,9 @@ gib=1073741824
 # resmem have behind them and the power of two above that.
 start() {
 	{
-		BDF=$(bdf_of "$1") RESET=$2 REGIONS="$layout:$3:$4 $((6 - layout)):$5:$6" abi
+		# shellcheck disable=SC2086
+		BDF=$(bdf_of "$1") RESET=$2 REGIONS="$layout:$3:$4 $((6 - layout)):$5:$6" \
+			abi $TEST_ARGS
 		echo $? > "/tmp/abi.$1.rc"
 	} > "/tmp/abi.$1" 2>&1 &
 }

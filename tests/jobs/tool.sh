@@ -43,7 +43,7 @@ refused() {
 	"$@" > /tmp/out 2>&1
 	refused_rc=$?
 	cat /tmp/out
-	[ $refused_rc = 1 ] && grep -qF "$refused_text" /tmp/out
+	[ $refused_rc = 1 ] && grep -qF -e "$refused_text" /tmp/out
 }
 
 # ---- check
@@ -240,6 +240,15 @@ user_qemu_args() {
 		diff /tmp/user.sh /tmp/root.sh && grep highmem-mmio-size=512G /tmp/root.sh
 }
 
+# An accelerated SMMU needs an iommufd, which Debian's kernels have not, and QEMU 11.
+smmu_is_refused() {
+	if has_iommufd; then
+		refused 'no arm-smmuv3' tool qemu-args --smmu "$A"
+	else
+		refused '--smmu needs iommufd' tool qemu-args --smmu "$A"
+	fi
+}
+
 libvirt() {
 	tool qemu-args --libvirt --layout=2 --smp 2 --memory 512M "$A" "$B" > /tmp/domain.xml &&
 		python3 - << 'END'
@@ -317,6 +326,7 @@ ok check.gone seeded gpu.present 'echo 1 >' \
 ok check.all_is_as_before all_is_as_before
 
 ok qemu_args.hopper_and_blackwell refused 'no machine has both' tool qemu-args "$A" "$C"
+ok qemu_args.smmu smmu_is_refused
 ok qemu_args.as_user user_qemu_args
 nested qemu_args.one_gpu started 1 1-8 "$A"
 # Debian's kernels take 16 nodes.
