@@ -2,7 +2,7 @@
 # shellcheck shell=sh
 # Our driver and the kernel's own in turn, on one boot. ROUNDS says how often; every other round
 # begins with the other driver. GP00 has 94.5 GiB and gets every row, the others show what
-# grows with the memory.
+# grows with the memory. COUNT=instructions counts those, and where they are spent.
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -24,9 +24,11 @@ measure() {
 	export BDF REGIONS
 	bind_gpu "$BDF" "$1" || return 1
 	bench "$3" || return 1
+	[ "${COUNT:-}" != instructions ] || bench profile || return 1
 	unbind_gpu "$BDF"
 }
 
+export COUNT
 insmod /modules/nvgrace_gpu.ko usemem_bar=4
 insmod /modules/nvgrace-gpu-vfio-pci.ko
 round=0
@@ -38,7 +40,8 @@ while [ "$round" -lt "${ROUNDS:-3}" ]; do
 		[ "$gpu" != GP00 ] || rows=all
 		for driver in $drivers; do
 			ok "round_$round.$gpu.$driver" measure "$driver" "$gpu" $rows
-			sed -n "s/^row /# row $gpu $driver /p" /tmp/ok.log
+			sed -n "s/^row /# row $gpu $driver /p; s/^profile /# profile $driver /p" \
+				/tmp/ok.log
 		done
 	done
 	round=$((round + 1))
