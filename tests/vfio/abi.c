@@ -3,7 +3,11 @@
  * The VFIO ABI of the emulated BARs: every row of the access table at its
  * boundaries, for both regions, by each way that user space has to its DMA.
  */
+#include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
+
+#include <linux/userfaultfd.h>
 
 #include "fault.h"
 #include "fixture.h"
@@ -842,6 +846,150 @@ TEST_F(region, buffer_that_is_not_there_yet)
 	}
 	munmap(buf, len + PAGE);
 	free(in);
+}
+
+/* What another thread does about one page of a buffer that is missing; it brings all others. */
+enum late_page { LATE_COME, LATE_UNREGISTER, LATE_CLOSE, LATE_UNMAP, LATE_RESET };
+
+#define LATE_PAGES	6
+/* The page that is not just brought. */
+#define LATE_NR		3
+
+/* A buffer on userfaultfd. */
+struct late {
+	struct region_fixture *self;
+	enum late_page how;
+	uint8_t *buf;
+	const uint8_t *data;	/* what the pages hold that are brought */
+	int uffd;
+	unsigned int faults;
+	bool failed;
+	pthread_t thread;
+};
+
+static bool is_done(struct late *t, unsigned int nr)
+{
+	struct uffdio_range all = { (uintptr_t)t->buf, LATE_PAGES * PAGE };
+
+	switch (nr == LATE_NR ? t->how : LATE_COME) {
+	case LATE_UNREGISTER:
+		t->failed |= !!ioctl(t->uffd, UFFDIO_UNREGISTER, &all);
+		return true;
+	case LATE_CLOSE:
+		close(t->uffd);
+		return true;
+	case LATE_UNMAP:
+		t->failed |= !!munmap(t->buf + nr * PAGE, PAGE);
+		return true;
+	case LATE_RESET:
+		/* It would wait for the copy, if that held anything while its page is missing. */
+		t->failed |= !!ioctl(t->self->fd, VFIO_DEVICE_RESET);
+		return false;
+	default:
+		return false;
+	}
+}
+
+static void *bring_pages(void *arg)
+{
+	struct late *t = arg;
+	struct pollfd p = { .fd = t->uffd, .events = POLLIN };
+	struct uffd_msg msg;
+
+	while (t->faults < LATE_PAGES && poll(&p, 1, 10000) == 1 &&
+	       read(t->uffd, &msg, sizeof(msg)) == sizeof(msg)) {
+		unsigned int nr = (msg.arg.pagefault.address - (uintptr_t)t->buf) / PAGE;
+		struct uffdio_copy copy = {
+			.dst = (uintptr_t)t->buf + nr * PAGE,
+			.src = (uintptr_t)t->data + nr * PAGE,
+			.len = PAGE,
+		};
+
+		t->faults++;
+		if (is_done(t, nr))
+			return NULL;
+		t->failed |= !!ioctl(t->uffd, UFFDIO_COPY, &copy);
+	}
+	return NULL;
+}
+
+static void start_late(struct __test_metadata *_metadata, struct late *t)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range.len = LATE_PAGES * PAGE,
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	t->faults = 0;
+	t->failed = false;
+	t->buf = mmap(NULL, reg.range.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		      -1, 0);
+	ASSERT_NE(MAP_FAILED, t->buf);
+	reg.range.start = (uintptr_t)t->buf;
+	t->uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	ASSERT_LE(0, t->uffd);
+	ASSERT_EQ(0, ioctl(t->uffd, UFFDIO_API, &api));
+	ASSERT_EQ(0, ioctl(t->uffd, UFFDIO_REGISTER, &reg));
+	ASSERT_EQ(0, pthread_create(&t->thread, NULL, bring_pages, t));
+}
+
+static void end_late(struct __test_metadata *_metadata, struct late *t, unsigned int faults)
+{
+	pthread_join(t->thread, NULL);
+	EXPECT_EQ(faults, t->faults);
+	EXPECT_FALSE(t->failed);
+	if (t->how != LATE_CLOSE)
+		close(t->uffd);
+	munmap(t->buf, LATE_PAGES * PAGE);
+}
+
+/* A buffer whose pages another thread has to bring, or does not bring. */
+TEST_F(region, buffer_on_userfaultfd)
+{
+	const size_t len = LATE_PAGES * PAGE;
+	uint8_t *data = malloc(len), *memory = malloc(len), *zeroes = calloc(1, len);
+	struct late t = { .self = self };
+	bool ends;
+
+	ASSERT_TRUE(data && memory && zeroes);
+	for (t.how = LATE_COME; t.how <= LATE_RESET; t.how++) {
+		if (t.how == LATE_RESET && reset_is("none"))
+			continue;
+		/* Who is told nothing more of the later pages finds zeroes there. */
+		ends = t.how == LATE_UNREGISTER || t.how == LATE_CLOSE;
+		fill_random(data, len, 40 + t.how);
+		fill_random(memory, len, 50 + t.how);
+		ASSERT_EQ(len, wr(self, PAGE, memory, len));
+
+		t.data = zeroes;
+		start_late(_metadata, &t);
+		if (t.how == LATE_UNMAP) {
+			EXPECT_ERRNO(EFAULT, rd(self, PAGE, t.buf, len));
+			EXPECT_EQ(0, memcmp(t.buf, memory, LATE_NR * PAGE));
+		} else {
+			EXPECT_EQ(len, rd(self, PAGE, t.buf, len)) TH_LOG("how %d", t.how);
+			EXPECT_EQ(0, memcmp(t.buf, memory, len)) TH_LOG("how %d", t.how);
+		}
+		end_late(_metadata, &t, ends || t.how == LATE_UNMAP ? LATE_NR + 1 : LATE_PAGES);
+
+		t.data = data;
+		start_late(_metadata, &t);
+		if (t.how == LATE_UNMAP)
+			EXPECT_ERRNO(EFAULT, wr(self, PAGE, t.buf, len));
+		else
+			EXPECT_EQ(len, wr(self, PAGE, t.buf, len)) TH_LOG("how %d", t.how);
+		end_late(_metadata, &t, ends || t.how == LATE_UNMAP ? LATE_NR + 1 : LATE_PAGES);
+		ASSERT_EQ(len, rd(self, PAGE, memory, len));
+		EXPECT_EQ(0, memcmp(memory, data, LATE_NR * PAGE)) TH_LOG("how %d", t.how);
+		if (t.how != LATE_UNMAP)
+			EXPECT_EQ(0, memcmp(memory + LATE_NR * PAGE,
+					    ends ? zeroes : data + LATE_NR * PAGE,
+					    len - LATE_NR * PAGE)) TH_LOG("how %d", t.how);
+	}
+	free(data);
+	free(memory);
+	free(zeroes);
 }
 
 struct tearing {
