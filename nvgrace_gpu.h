@@ -72,6 +72,8 @@ struct nvgrace_gpu_range {
  * @base: host physical address of the first byte; page-aligned
  * @backed: bytes of real memory behind the BAR; page-aligned
  * @bar_size: bytes that the BAR reports: @backed rounded up to a power of two
+ * @windows: where the kernel has the memory mapped for reads and writes, by block. Each is
+ *	added when first needed, by cmpxchg, and stays until close
  * @bar_value: the address bits that the guest wrote to the 64-bit BAR; guarded
  *	by &struct nvgrace_gpu_device.bar_lock. The rest is fixed after probe.
  */
@@ -82,6 +84,7 @@ struct nvgrace_gpu_region {
 	phys_addr_t base;
 	size_t backed;
 	u64 bar_size;
+	void **windows;
 	u64 bar_value;
 };
 
@@ -164,15 +167,14 @@ struct nvgrace_gpu_poison {
 /**
  * struct nvgrace_gpu_device - a bound GPU
  * @core: what vfio_pci_core keeps of the device
- * @regions: the emulated BARs, fixed after probe but for @regions[].bar_value
+ * @regions: the emulated BARs, fixed after probe but for @regions[].bar_value and what
+ *	@regions[].windows points to
  * @nr_regions: entries in @regions; 0 where firmware names no memory, and then
  *	the device behaves as it does under vfio-pci
  * @bar_lock: guards @regions[].bar_value
  * @power_lock: serializes what the VFIO user writes to the power state, with the
  *	revokes around it
  * @gate: may the memory be used now?
- * @windows: where the kernel has the memory mapped for reads and writes, by the first pfn;
- *	each is added when first needed and stays until close; has its own lock
  * @mapped: has a fault mapped anything since the regions were zapped? Faults set it within
  *	the gate
  * @link_reset: AER has reset the link, or is about to; AER's callbacks alone use it,
@@ -187,7 +189,6 @@ struct nvgrace_gpu_device {
 	spinlock_t bar_lock;	/* guards regions[].bar_value */
 	struct mutex power_lock;	/* writes of the power state */
 	struct nvgrace_gpu_gate gate;
-	struct xarray windows;
 	bool mapped;
 	bool link_reset;
 	struct nvgrace_gpu_poison poison;

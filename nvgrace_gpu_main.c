@@ -66,7 +66,6 @@ static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 
 	spin_lock_init(&nvdev->bar_lock);
 	mutex_init(&nvdev->power_lock);
-	xa_init(&nvdev->windows);
 	xa_init(&nvdev->poison.pages);
 
 	ret = nvgrace_gpu_gate_init(nvdev);

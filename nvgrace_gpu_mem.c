@@ -32,7 +32,7 @@
  * block entry can map a GiB (with 4 KiB pages), so the cost does not depend on the size.
  * KASAN though allocates shadow memory for it, page by page: 128 MiB for a GiB.
  */
-#define RW_WINDOW	((phys_addr_t)(IS_ENABLED(CONFIG_KASAN_VMALLOC) ? SZ_2M : SZ_1G))
+#define RW_WINDOW	((phys_addr_t)(IS_ENABLED(CONFIG_KASAN_VMALLOC) ? SZ_16M : SZ_1G))
 
 /* What is moved at a time within the gate: resets and fatal signals wait that long. */
 #define RW_PIECE	SZ_1M
@@ -97,22 +97,38 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 	return 2;
 }
 
+/* Which of the region's windows has PHYS? They are aligned, but for the first one's start. */
+static size_t window_number(const struct nvgrace_gpu_region *region, phys_addr_t phys)
+{
+	return phys / RW_WINDOW - region->base / RW_WINDOW;
+}
+
+static size_t nr_windows(const struct nvgrace_gpu_region *region)
+{
+	return window_number(region, region->base + region->backed - 1) + 1;
+}
+
 /**
  * nvgrace_gpu_claim_regions() - request the memory, so that no other driver uses it
  * @nvdev: the device, which is being bound
  *
- * The claim ends when the device is unbound. A failure is logged.
+ * The claim ends when the device is unbound. If it fails, that is logged. This also makes
+ * room for the windows.
  *
  * Context: Process context, may sleep.
- * Return: 0; -EBUSY if a part of a region is claimed already.
+ * Return: 0; -EBUSY if a part of a region is claimed already; -ENOMEM.
  */
 int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
 {
 	struct pci_dev *pdev = nvdev->core.pdev;
 	const struct nvgrace_gpu_region *end = nvdev->regions + nvdev->nr_regions;
-	const struct nvgrace_gpu_region *region;
+	struct nvgrace_gpu_region *region;
 
 	for (region = nvdev->regions; region < end; region++) {
+		region->windows = devm_kcalloc(&pdev->dev, nr_windows(region),
+					       sizeof(*region->windows), GFP_KERNEL);
+		if (!region->windows)
+			return -ENOMEM;
 		if (!devm_request_mem_region(&pdev->dev, region->base,
 					     region->backed, KBUILD_MODNAME))
 			return dev_err_probe(&pdev->dev, -EBUSY,
@@ -241,19 +257,17 @@ VISIBLE_IF_KUNIT void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len,
  * Where the kernel has PHYS mapped, and how many bytes from there on; NULL if it cannot be
  * mapped. A window never reaches into another region, which has another memory type.
  */
-static void *find_window(struct nvgrace_gpu_device *nvdev,
-			 const struct nvgrace_gpu_region *region,
-			 phys_addr_t phys, size_t *len)
+static void *find_window(const struct nvgrace_gpu_region *region, phys_addr_t phys,
+			 size_t *len)
 {
 	phys_addr_t block = ALIGN_DOWN(phys, RW_WINDOW);
 	phys_addr_t start = max(block, region->base);
 	phys_addr_t last = min(block + (RW_WINDOW - 1),
 			       region->base + (region->backed - 1));
-	void *window, *other;
+	void **slot = &region->windows[window_number(region, phys)];
+	void *window = READ_ONCE(*slot), *other;
 
 	*len = last - phys + 1;
-
-	window = xa_load(&nvdev->windows, PHYS_PFN(start));
 	if (window)
 		return window + (phys - start);
 
@@ -262,11 +276,9 @@ static void *find_window(struct nvgrace_gpu_device *nvdev,
 		return NULL;
 
 	/* Another reader may have been faster. */
-	other = xa_cmpxchg(&nvdev->windows, PHYS_PFN(start), NULL, window, GFP_KERNEL);
+	other = cmpxchg(slot, NULL, window);
 	if (other) {
 		memunmap(window);
-		if (xa_is_err(other))
-			return NULL;
 		window = other;
 	}
 	return window + (phys - start);
@@ -280,12 +292,17 @@ static void *find_window(struct nvgrace_gpu_device *nvdev,
  */
 void nvgrace_gpu_unmap_windows(struct nvgrace_gpu_device *nvdev)
 {
-	unsigned long pfn;
-	void *window;
+	const struct nvgrace_gpu_region *end = nvdev->regions + nvdev->nr_regions;
+	const struct nvgrace_gpu_region *region;
+	size_t i;
 
-	xa_for_each(&nvdev->windows, pfn, window)
-		memunmap(window);
-	xa_destroy(&nvdev->windows);
+	for (region = nvdev->regions; region < end; region++) {
+		for (i = 0; i < nr_windows(region); i++) {
+			if (region->windows[i])
+				memunmap(region->windows[i]);
+			region->windows[i] = NULL;
+		}
+	}
 }
 
 /* A read() or write() of real memory. */
@@ -420,7 +437,7 @@ static ssize_t move_piece(struct access *a, u64 pos, char __user *buf, size_t co
 	ssize_t ret;
 	size_t len;
 
-	window = find_window(a->nvdev, a->region, phys, &len);
+	window = find_window(a->region, phys, &len);
 	if (!window)
 		return -ENOMEM;
 	count = min(count, len);

@@ -29,7 +29,8 @@
 struct fixture {
 	struct nvgrace_gpu_device nvdev;
 	struct pci_dev pdev;
-	struct nvgrace_gpu_region region;
+	struct nvgrace_gpu_region *region;
+	void *window[2];
 	bool no_window;		/* nothing can be mapped */
 	unsigned int windows;	/* how many were */
 	unsigned int reset_at;	/* the GPU is reset while this one is made */
@@ -48,7 +49,7 @@ static void *fake_map_window(phys_addr_t phys, size_t len, bool cacheable)
 	/* All that the region has of a GiB. */
 	KUNIT_EXPECT_EQ(test, len, phys == BASE ? 96 * SZ_1K : BACKED - 96 * SZ_1K);
 	KUNIT_EXPECT_TRUE(test, phys == BASE || phys == BASE + 96 * SZ_1K);
-	KUNIT_EXPECT_EQ(test, cacheable, f->region.cacheable);
+	KUNIT_EXPECT_EQ(test, cacheable, f->region->cacheable);
 
 	if (f->windows == f->reset_at) {
 		nvgrace_gpu_gate_revoke(&f->nvdev, NVGRACE_GPU_RESETTING);
@@ -94,16 +95,18 @@ static int fixture_init(struct kunit *test)
 	KUNIT_ASSERT_NE(test, 0, (unsigned long)f->user);
 	fill_memory(f);
 
-	f->region = (struct nvgrace_gpu_region) {
+	f->nvdev.nr_regions = 1;
+	f->region = f->nvdev.regions;
+	*f->region = (struct nvgrace_gpu_region) {
 		.index = VFIO_PCI_BAR2_REGION_INDEX,
 		.cacheable = true,
 		.base = BASE,
 		.backed = BACKED,
 		.bar_size = BAR,
+		.windows = f->window,
 	};
 
 	make_gate(test, &f->nvdev);
-	xa_init(&f->nvdev.windows);
 	xa_init(&f->nvdev.poison.pages);
 	f->nvdev.core.pdev = &f->pdev;
 	f->nvdev.gate.ready = NVGRACE_GPU_READY;
@@ -133,11 +136,11 @@ static void fixture_exit(struct kunit *test)
 static ssize_t rw(struct kunit *test, u64 pos, size_t count, bool iswrite)
 {
 	struct fixture *f = test->priv;
-	const loff_t start = VFIO_PCI_INDEX_TO_OFFSET(f->region.index) + pos;
+	const loff_t start = VFIO_PCI_INDEX_TO_OFFSET(f->region->index) + pos;
 	loff_t ppos = start;
 	ssize_t ret;
 
-	ret = nvgrace_gpu_region_rw(&f->nvdev, &f->region, f->user, count, &ppos,
+	ret = nvgrace_gpu_region_rw(&f->nvdev, f->region, f->user, count, &ppos,
 				    iswrite);
 	KUNIT_EXPECT_EQ(test, ppos, start + max(ret, 0));
 	return ret;
@@ -237,7 +240,7 @@ static void read_table(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, f->windows, c->windows);
 
 	nvgrace_gpu_unmap_windows(&f->nvdev);
-	f->region.cacheable = false;
+	f->region->cacheable = false;
 	check_read(test, c->pos, c->count, c->ret);
 }
 
@@ -250,7 +253,7 @@ static void write_table(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, f->windows, c->windows);
 
 	nvgrace_gpu_unmap_windows(&f->nvdev);
-	f->region.cacheable = false;
+	f->region->cacheable = false;
 	check_write(test, c->pos, c->count, c->ret);
 }
 
@@ -481,7 +484,7 @@ static void page_of_ram(struct kunit *test)
 	struct fixture *f = test->priv;
 
 	kunit_deactivate_static_stub(test, nvgrace_gpu_map_window);
-	f->region.base = virt_to_phys(f->memory);
+	f->region->base = virt_to_phys(f->memory);
 	check_read(test, 0, 3, 3);
 	check_write(test, 1, 3, 3);
 	KUNIT_EXPECT_EQ(test, f->windows, 0);
