@@ -19,11 +19,14 @@
  *	mmap_lock, VMA lock	mm's; held in faults. Below this line reads and writes of a
  *				region touch the user's memory with page faults off only.
  *	  core.memory_lock	vfio_pci_core's. For write: the resets, moves to D3 and
- *				changes of PCI_COMMAND that VFIO initiates. For read:
- *				the gate.
- *	    gate.ready_lock	For write: the moment of a revoke. For read: the gate,
- *				from enter to exit. Resets that VFIO did not initiate
- *				do not take memory_lock; ready_lock covers those.
+ *				changes of PCI_COMMAND that VFIO initiates. For read: an
+ *				access that finds the gate not ready, from its poll of
+ *				the registers to its exit.
+ *	    gate.ready_lock	Over a revoke, and over a poll of the registers. Resets
+ *				that VFIO did not initiate do not take memory_lock;
+ *				ready_lock covers those.
+ *	      gate.users	SRCU. For read: the gate, from enter to exit, whether or
+ *				not memory_lock is held. A revoke waits for the readers.
  *	      i_mmap_rwsem	mm's; taken by zaps, which may follow a revoke with or
  *				without memory_lock held, never within ready_lock. mm
  *				takes the lock of poison.pages within it.
@@ -34,9 +37,9 @@
 
 #include <linux/atomic.h>
 #include <linux/mutex.h>
-#include <linux/percpu-rwsem.h>
 #include <linux/sizes.h>
 #include <linux/spinlock.h>
+#include <linux/srcu.h>
 #include <linux/types.h>
 #include <linux/vfio_pci_core.h>
 #include <linux/xarray.h>
@@ -102,16 +105,19 @@ enum nvgrace_gpu_ready_state {
 
 /**
  * struct nvgrace_gpu_gate - may the memory be used now?
- * @ready_lock: guards the rest: held for read by whatever accesses or maps the memory,
- *	which costs a per-CPU counter; for write for the moment in which @ready is revoked,
- *	which costs an RCU grace period
- * @ready: the state
+ * @users: an SRCU domain. Whatever accesses or maps the memory is its reader from enter to
+ *	exit, which costs a per-CPU counter. A revoke waits for the readers
+ * @ready_lock: guards the rest; held over a whole revoke, and over a poll of the registers
+ * @ready: the state; a reader of @users that finds READY has entered
+ * @entered: may somebody have entered since the last revoke?
  * @deadline: when an access stops waiting for %NVGRACE_GPU_READY, in jiffies
- * @revokes: how often @ready was revoked
+ * @revokes: how often @ready was revoked; does not change while anybody is within the gate
  */
 struct nvgrace_gpu_gate {
-	struct percpu_rw_semaphore ready_lock;	/* guards the rest */
+	struct srcu_struct users;
+	struct mutex ready_lock;	/* guards the rest */
 	enum nvgrace_gpu_ready_state ready;
+	bool entered;
 	unsigned long deadline;
 	unsigned long revokes;
 };
@@ -210,7 +216,7 @@ int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev);
 int nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags);
-void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev, int entry);
 int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags);
 void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 			     enum nvgrace_gpu_ready_state state);

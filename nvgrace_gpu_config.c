@@ -203,9 +203,10 @@ static ssize_t write_core(struct nvgrace_gpu_device *nvdev,
 	/*
 	 * A GPU that returns from D3 may have to train. For a move to D0, the first
 	 * retrain matters: the first access in D0 must find the gate closed, and the
-	 * whole time to train left. For a move to D3, the second one matters: until the
-	 * GPU is in D3, a poll may still find it ready. power_lock serializes the
-	 * writes, so that each move is between its own two calls.
+	 * whole time to train left. For a move to D3, both matter: an access that found
+	 * the GPU ready has exited after the first one, an access that polls after that
+	 * holds memory_lock, and the second one ends what that may have started.
+	 * power_lock serializes the writes, so that each move is between its own two calls.
 	 */
 	if (mutex_lock_killable(&nvdev->power_lock))
 		return -EINTR;

@@ -311,6 +311,7 @@ struct access {
 	const struct nvgrace_gpu_region *region;
 	bool iswrite;
 	unsigned int gate;		/* flags to enter it with */
+	int entry;			/* of the gate, while within */
 	bool begun;			/* something has been moved */
 	unsigned long revokes;		/* of the gate, when that was */
 };
@@ -344,11 +345,11 @@ static void store(void *to, const void *from, size_t count)
 static int begin_move(struct access *a, phys_addr_t phys, size_t count)
 {
 	struct nvgrace_gpu_device *nvdev = a->nvdev;
-	int ret;
+	int ret = 0;
 
-	ret = nvgrace_gpu_gate_enter(nvdev, a->gate);
-	if (ret)
-		return ret;
+	a->entry = nvgrace_gpu_gate_enter(nvdev, a->gate);
+	if (a->entry < 0)
+		return a->entry;
 
 	if (!a->begun) {
 		a->begun = true;
@@ -362,7 +363,7 @@ static int begin_move(struct access *a, phys_addr_t phys, size_t count)
 		ret = -EHWPOISON;
 
 	if (ret)
-		nvgrace_gpu_gate_exit(nvdev);
+		nvgrace_gpu_gate_exit(nvdev, a->entry);
 	return ret;
 }
 
@@ -370,13 +371,13 @@ static void end_move(struct access *a)
 {
 	if (a->iswrite && !a->region->cacheable)
 		wmb(); /* empty the merge buffer within the gate */
-	nvgrace_gpu_gate_exit(a->nvdev);
+	nvgrace_gpu_gate_exit(a->nvdev, a->entry);
 }
 
 /*
  * Copy between the memory and the caller's. Within the gate a fault on the caller's
- * would take the mmap lock inside memory_lock, and the fault handler nests them the
- * other way round; the caller's may even be a mapping of this region. So page faults
+ * would take the mmap lock within it, and the fault handler nests them the other way
+ * round; the caller's may even be a mapping of this region. So page faults
  * are off, and the copy ends before the first page that is not there.
  *
  * Returns the number of bytes moved, or an error.
@@ -637,8 +638,7 @@ static vm_fault_t fill_table(struct nvgrace_gpu_device *nvdev,
 static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
 			    struct vm_fault *vmf, unsigned long pfn, unsigned int order)
 {
-	lockdep_assert_held(&nvdev->core.memory_lock);
-	lockdep_assert_held(&nvdev->gate.ready_lock);
+	lockdep_assert(srcu_read_lock_held(&nvdev->gate.users));
 
 	if (!READ_ONCE(nvdev->mapped))
 		WRITE_ONCE(nvdev->mapped, true);
@@ -693,9 +693,9 @@ static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
 }
 
 /*
- * The core zaps the mappings of every BAR with memory_lock held for write when
- * it resets the device, moves it to D3 or turns its memory off. Within the gate no
- * page comes back before that is over.
+ * What revokes the gate zaps the mappings after that, by this driver's zap or by that of
+ * vfio_pci_core, which holds memory_lock for write. Within the gate no page comes back
+ * before the GPU is ready.
  *
  * A reset takes seconds, and no fault waits for it with the mmap lock held, unless
  * the fault is of the rare kind that cannot be tried again.
@@ -710,9 +710,9 @@ static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
 	do {
 		err = nvgrace_gpu_gate_enter(nvdev,
 					     may_retry ? NVGRACE_GPU_GATE_NOWAIT : 0);
-		if (!err) {
+		if (err >= 0) {
 			ret = map_fault(nvdev, vmf, pfn, order);
-			nvgrace_gpu_gate_exit(nvdev);
+			nvgrace_gpu_gate_exit(nvdev, err);
 			return ret;
 		}
 		if (err == -EAGAIN && may_retry)
@@ -832,8 +832,8 @@ int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
  *
  * Does nothing if no fault has mapped a page since the last time.
  *
- * Context: Process context, may sleep; the device lock is held. The caller has revoked
- * the gate, or faults would map the regions again at once.
+ * Context: Process context, may sleep; the device lock is held, or runtime PM serializes the
+ * calls. The caller has revoked the gate, or faults would map the regions again at once.
  */
 void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev)
 {

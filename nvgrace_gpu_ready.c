@@ -43,6 +43,9 @@
 #define RESET_LIMIT_S		120
 #define POLL_MAX_MS		128
 
+/* With what srcu_read_lock() returns, 0 or 1: memory_lock is held, too. */
+#define GATE_MEMORY_LOCK	BIT(8)
+
 /**
  * nvgrace_gpu_read_dvsec() - read the flags in the DVSEC of the coherent memory
  * @pdev: the GPU
@@ -249,11 +252,17 @@ static unsigned int limit_s(enum nvgrace_gpu_ready_state state)
 static void set_state(struct nvgrace_gpu_device *nvdev,
 		      enum nvgrace_gpu_ready_state state)
 {
-	percpu_rwsem_assert_held(&nvdev->gate.ready_lock);
+	struct nvgrace_gpu_gate *gate = &nvdev->gate;
 
-	WRITE_ONCE(nvdev->gate.ready, state);
-	nvdev->gate.deadline = jiffies + limit_s(state) * HZ;
-	nvdev->gate.revokes++;
+	lockdep_assert_held(&gate->ready_lock);
+
+	WRITE_ONCE(gate->ready, state);
+	gate->deadline = jiffies + limit_s(state) * HZ;
+	if (gate->entered)
+		synchronize_srcu_expedited(&gate->users);
+	gate->entered = false;
+	/* After the wait: those who had entered before must find the number as it was. */
+	gate->revokes++;
 }
 
 /**
@@ -265,9 +274,10 @@ static void set_state(struct nvgrace_gpu_device *nvdev,
  */
 int nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev)
 {
+	mutex_init(&nvdev->gate.ready_lock);
 	nvdev->gate.ready = NVGRACE_GPU_TRAINING;
 	nvdev->gate.deadline = jiffies;
-	return percpu_init_rwsem(&nvdev->gate.ready_lock);
+	return init_srcu_struct(&nvdev->gate.users);
 }
 
 /**
@@ -278,7 +288,7 @@ int nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev)
  */
 void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev)
 {
-	percpu_free_rwsem(&nvdev->gate.ready_lock);
+	cleanup_srcu_struct(&nvdev->gate.users);
 }
 
 /**
@@ -296,9 +306,9 @@ void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev)
 void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 			     enum nvgrace_gpu_ready_state state)
 {
-	percpu_down_write(&nvdev->gate.ready_lock);
+	mutex_lock(&nvdev->gate.ready_lock);
 	set_state(nvdev, state);
-	percpu_up_write(&nvdev->gate.ready_lock);
+	mutex_unlock(&nvdev->gate.ready_lock);
 }
 
 /**
@@ -312,10 +322,10 @@ void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
  */
 void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev)
 {
-	percpu_down_write(&nvdev->gate.ready_lock);
+	mutex_lock(&nvdev->gate.ready_lock);
 	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING)
 		set_state(nvdev, NVGRACE_GPU_TRAINING);
-	percpu_up_write(&nvdev->gate.ready_lock);
+	mutex_unlock(&nvdev->gate.ready_lock);
 }
 
 /**
@@ -367,7 +377,7 @@ static int poll_ready(struct nvgrace_gpu_device *nvdev)
 		.link = (u32)PCI_ERROR_RESPONSE,
 		.memory = (u32)PCI_ERROR_RESPONSE,
 	};
-	enum nvgrace_gpu_ready_state state = READ_ONCE(nvdev->gate.ready);
+	enum nvgrace_gpu_ready_state state = nvdev->gate.ready;
 	bool late = time_after_eq(jiffies, nvdev->gate.deadline);
 	int ret;
 
@@ -377,8 +387,15 @@ static int poll_ready(struct nvgrace_gpu_device *nvdev)
 
 	ret = nvgrace_gpu_read_status(nvdev, &status);
 	if (!ret) {
-		/* Others may find the same now: ready_lock is held for read only. */
-		WRITE_ONCE(nvdev->gate.ready, NVGRACE_GPU_READY);
+		/*
+		 * A write of the power state, for which power_lock is held, can move the
+		 * device to D3. It takes memory_lock for that, so until it is over each
+		 * access has to hold memory_lock.
+		 */
+		if (mutex_is_locked(&nvdev->power_lock))
+			return 0;
+		/* Pairs with nvgrace_gpu_gate_enter(): the poll comes before each access. */
+		smp_store_release(&nvdev->gate.ready, NVGRACE_GPU_READY);
 		return 0;
 	}
 	if (ret == -ENOLINK)
@@ -398,28 +415,20 @@ static int poll_ready(struct nvgrace_gpu_device *nvdev)
 	return -EIO;
 }
 
-/* Power state, then ready. */
-static int check_gate(struct nvgrace_gpu_device *nvdev, unsigned int flags)
+/*
+ * VFIO moves the device to D3 and back with memory_lock held for write. Runtime suspend
+ * does not take memory_lock, so the caller must hold a runtime PM reference, or else
+ * pm_runtime_engaged says that VFIO does. Both revoke READY before the device loses its
+ * power, so an access that found READY does not need memory_lock.
+ */
+static bool is_powered(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
 	const struct vfio_pci_core_device *core = &nvdev->core;
 
-	lockdep_assert_held(&core->memory_lock);
-	percpu_rwsem_assert_held(&nvdev->gate.ready_lock);
-
-	/*
-	 * The VFIO user moves the device to D3 and back with memory_lock held for
-	 * write. Runtime suspend does not take memory_lock, so the caller must hold
-	 * a runtime PM reference, or else pm_runtime_engaged says that VFIO does.
-	 */
-	if (core->pm_runtime_engaged && !(flags & NVGRACE_GPU_GATE_AWAKE))
-		return -EIO;
-	if (core->pdev->current_state == PCI_D3hot ||
-	    core->pdev->current_state == PCI_D3cold)
-		return -EIO;
-
-	if (READ_ONCE(nvdev->gate.ready) == NVGRACE_GPU_READY)
-		return 0;
-	return poll_ready(nvdev);
+	if (READ_ONCE(core->pm_runtime_engaged) && !(flags & NVGRACE_GPU_GATE_AWAKE))
+		return false;
+	return core->pdev->current_state != PCI_D3hot &&
+	       core->pdev->current_state != PCI_D3cold;
 }
 
 static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
@@ -433,6 +442,58 @@ static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
 	return down_read_interruptible(&core->memory_lock) ? -ERESTARTSYS : 0;
 }
 
+static int lock_gate(struct nvgrace_gpu_gate *gate, unsigned int flags)
+{
+	if (!(flags & NVGRACE_GPU_GATE_NOWAIT))
+		mutex_lock(&gate->ready_lock);
+	else if (!mutex_trylock(&gate->ready_lock))
+		return -EAGAIN;
+	return 0;
+}
+
+/* sparse cannot follow a reader that is one by a return value: it is told of none. */
+static int become_user(struct nvgrace_gpu_gate *gate)
+{
+	int entry = srcu_read_lock(&gate->users);
+
+	__release(&gate->users);
+	return entry;
+}
+
+static void cease_user(struct nvgrace_gpu_gate *gate, int entry)
+{
+	__acquire(&gate->users);
+	srcu_read_unlock(&gate->users, entry);
+}
+
+/* The GPU is not known to be ready: find out. memory_lock is held then until the exit. */
+static int enter_slowly(struct nvgrace_gpu_device *nvdev, unsigned int flags)
+{
+	struct nvgrace_gpu_gate *gate = &nvdev->gate;
+	int ret;
+
+	ret = lock_memory(&nvdev->core, flags);
+	if (ret)
+		return ret;
+	ret = lock_gate(gate, flags);
+	if (ret)
+		goto out;
+
+	if (!is_powered(nvdev, flags))
+		ret = -EIO;
+	else if (gate->ready != NVGRACE_GPU_READY)
+		ret = poll_ready(nvdev);
+	if (!ret) {
+		gate->entered = true;
+		ret = become_user(gate) | GATE_MEMORY_LOCK;
+	}
+	mutex_unlock(&gate->ready_lock);
+out:
+	if (ret < 0)
+		up_read(&nvdev->core.memory_lock);
+	return ret;
+}
+
 /**
  * nvgrace_gpu_gate_enter() - begin to use the memory, if the GPU is ready
  * @nvdev: the device, which is open
@@ -444,37 +505,40 @@ static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
  * Between this and nvgrace_gpu_gate_exit() no reset of the device begins, and VFIO
  * does not change its power state.
  *
- * Context: Process context, may sleep, but not for the GPU. On success memory_lock
- * and ready_lock are held for read, so nothing that takes mmap_lock may be called.
- * Return: 0; -EAGAIN if the caller should nvgrace_gpu_gate_wait(); -EIO if the GPU is
- * asleep, gone, or not ready in time, or if its registers cannot be read; -ERESTARTSYS
- * if any signal may end the wait and one came; else -EINTR if the task was killed.
+ * Context: Process context, may sleep, but not for the GPU. On success the caller is within
+ * gate.users, and memory_lock may be held for read, so nothing that takes mmap_lock may be
+ * called.
+ * Return: what nvgrace_gpu_gate_exit() is to be given, 0 or more; -EAGAIN if the caller
+ * should nvgrace_gpu_gate_wait(); -EIO if the GPU is asleep, gone, or not ready in time, or
+ * if its registers cannot be read; -ERESTARTSYS if any signal may end the wait and one came;
+ * else -EINTR if the task was killed.
  */
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
-	int ret;
+	struct nvgrace_gpu_gate *gate = &nvdev->gate;
+	int entry = become_user(gate);
 
-	ret = lock_memory(&nvdev->core, flags);
-	if (ret)
-		return ret;
-	percpu_down_read(&nvdev->gate.ready_lock);
+	/* Pairs with poll_ready(). */
+	if (likely(smp_load_acquire(&gate->ready) == NVGRACE_GPU_READY &&
+		   is_powered(nvdev, flags)))
+		return entry;
 
-	ret = check_gate(nvdev, flags);
-	if (ret)
-		nvgrace_gpu_gate_exit(nvdev);
-	return ret;
+	cease_user(gate, entry);
+	return enter_slowly(nvdev, flags);
 }
 
 /**
  * nvgrace_gpu_gate_exit() - end what nvgrace_gpu_gate_enter() began
  * @nvdev: the device
+ * @entry: what nvgrace_gpu_gate_enter() returned
  *
- * Context: Process context; releases ready_lock and memory_lock.
+ * Context: Process context; leaves gate.users, and releases memory_lock if that is held.
  */
-void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev)
+void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev, int entry)
 {
-	percpu_up_read(&nvdev->gate.ready_lock);
-	up_read(&nvdev->core.memory_lock);
+	cease_user(&nvdev->gate, entry & ~GATE_MEMORY_LOCK);
+	if (entry & GATE_MEMORY_LOCK)
+		up_read(&nvdev->core.memory_lock);
 }
 
 /**
@@ -505,8 +569,10 @@ int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 
 	for (;;) {
 		ret = nvgrace_gpu_gate_enter(nvdev, flags & ~NVGRACE_GPU_GATE_NOWAIT);
-		if (!ret)
-			nvgrace_gpu_gate_exit(nvdev);
+		if (ret >= 0) {
+			nvgrace_gpu_gate_exit(nvdev, ret);
+			return 0;
+		}
 		if (ret != -EAGAIN)
 			return ret;
 		ret = sleep_before_poll(state, &ms);

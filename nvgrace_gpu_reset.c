@@ -105,12 +105,15 @@ static const struct dev_pm_ops *core_pm_ops;
 /*
  * vfio_pci_core lets an open device suspend only after its VFIO user has allowed that. It
  * has zapped the mappings and set pm_runtime_engaged by then, so the gate refuses faults.
+ * One that had entered before may have mapped a page after that zap.
  */
 static int runtime_suspend(struct device *dev)
 {
+	struct nvgrace_gpu_device *nvdev = to_nvgrace_gpu(dev_get_drvdata(dev));
 	const struct dev_pm_ops *core = READ_ONCE(core_pm_ops);
 
-	nvgrace_gpu_gate_retrain(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	nvgrace_gpu_gate_retrain(nvdev);
+	nvgrace_gpu_zap_regions(nvdev);
 	return core && core->runtime_suspend ? core->runtime_suspend(dev) : 0;
 }
 

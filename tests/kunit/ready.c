@@ -6,8 +6,10 @@
 #include <kunit/static_stub.h>
 #include <kunit/test.h>
 #include <kunit/test-bug.h>
+#include <linux/completion.h>
 #include <linux/jiffies.h>
 #include <linux/sched/signal.h>
+#include <linux/workqueue.h>
 
 #include "../../nvgrace_gpu.h"
 #include "gate.h"
@@ -134,8 +136,8 @@ static int fake_read_status(struct nvgrace_gpu_device *nvdev,
 
 	/* PCI_COMMAND and the power state cannot change, no reset can begin... */
 	KUNIT_EXPECT_FALSE(test, down_write_trylock(&nvdev->core.memory_lock));
-	KUNIT_EXPECT_TRUE(test, percpu_is_read_locked(&nvdev->gate.ready_lock));
-	/* ...but others can do the same. */
+	KUNIT_EXPECT_TRUE(test, mutex_is_locked(&nvdev->gate.ready_lock));
+	/* ...but others have memory_lock for read, too. */
 	if (down_read_trylock(&nvdev->core.memory_lock))
 		up_read(&nvdev->core.memory_lock);
 	else
@@ -162,18 +164,39 @@ static struct gate_gpu *new_gpu(struct kunit *test,
 static void expect_unlocked(struct kunit *test, struct gate_gpu *gpu)
 {
 	KUNIT_EXPECT_FALSE(test, rwsem_is_locked(&gpu->nvdev.core.memory_lock));
-	KUNIT_EXPECT_FALSE(test, percpu_is_read_locked(&gpu->nvdev.gate.ready_lock));
+	KUNIT_EXPECT_FALSE(test, mutex_is_locked(&gpu->nvdev.gate.ready_lock));
 }
 
-/* Enter and exit; both locks are held between. */
+struct revoker {
+	struct work_struct work;
+	struct nvgrace_gpu_device *nvdev;
+	struct completion started, done;
+};
+
+static void revoke(struct work_struct *work)
+{
+	struct revoker *revoker = container_of(work, struct revoker, work);
+
+	complete(&revoker->started);
+	nvgrace_gpu_gate_revoke(revoker->nvdev, NVGRACE_GPU_TRAINING);
+	complete(&revoker->done);
+}
+
+/*
+ * Enter and exit. memory_lock is held between if the GPU was not known to be ready. Returns
+ * 0 or an error.
+ */
 static int pass_gate(struct kunit *test, struct gate_gpu *gpu, unsigned int flags)
 {
+	bool known = gpu->nvdev.gate.ready == NVGRACE_GPU_READY;
 	int ret = nvgrace_gpu_gate_enter(&gpu->nvdev, flags);
 
-	if (!ret) {
-		KUNIT_EXPECT_TRUE(test, rwsem_is_locked(&gpu->nvdev.core.memory_lock));
-		KUNIT_EXPECT_TRUE(test, percpu_is_read_locked(&gpu->nvdev.gate.ready_lock));
-		nvgrace_gpu_gate_exit(&gpu->nvdev);
+	if (ret >= 0) {
+		KUNIT_EXPECT_EQ(test, !known, rwsem_is_locked(&gpu->nvdev.core.memory_lock));
+		KUNIT_EXPECT_FALSE(test, mutex_is_locked(&gpu->nvdev.gate.ready_lock));
+		KUNIT_EXPECT_TRUE(test, srcu_read_lock_held(&gpu->nvdev.gate.users));
+		nvgrace_gpu_gate_exit(&gpu->nvdev, ret);
+		ret = 0;
 	}
 	expect_unlocked(test, gpu);
 	return ret;
@@ -295,15 +318,94 @@ static void retrain_after_d3(struct kunit *test)
 }
 
 /* A reset holds memory_lock for seconds: a fault does not wait for it in the gate. */
-static void enter_does_not_wait_for_the_lock(struct kunit *test)
+static void enter_does_not_wait_for_the_locks(struct kunit *test)
 {
-	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_READY);
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
 
 	down_write(&gpu->nvdev.core.memory_lock);
 	KUNIT_EXPECT_EQ(test, -EAGAIN, nvgrace_gpu_gate_enter(&gpu->nvdev,
 							      NVGRACE_GPU_GATE_NOWAIT));
 	up_write(&gpu->nvdev.core.memory_lock);
+
+	mutex_lock(&gpu->nvdev.gate.ready_lock);
+	KUNIT_EXPECT_EQ(test, -EAGAIN, nvgrace_gpu_gate_enter(&gpu->nvdev,
+							      NVGRACE_GPU_GATE_NOWAIT));
+	mutex_unlock(&gpu->nvdev.gate.ready_lock);
 	KUNIT_EXPECT_EQ(test, 0, pass_gate(test, gpu, NVGRACE_GPU_GATE_NOWAIT));
+}
+
+/* Once the GPU is known to be ready, an access takes no lock that a VFIO user may hold. */
+static void enter_without_memory_lock(struct kunit *test)
+{
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+
+	KUNIT_EXPECT_EQ(test, 0, pass_gate(test, gpu, 0));
+	down_write(&gpu->nvdev.core.memory_lock);
+	mutex_lock(&gpu->nvdev.gate.ready_lock);
+	KUNIT_EXPECT_EQ(test, 0, nvgrace_gpu_gate_wait(&gpu->nvdev, 0));
+	mutex_unlock(&gpu->nvdev.gate.ready_lock);
+	up_write(&gpu->nvdev.core.memory_lock);
+}
+
+/* A write of the power state may move the device to D3 as soon as it has memory_lock. */
+static void memory_lock_during_a_power_write(struct kunit *test)
+{
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+
+	mutex_lock(&gpu->nvdev.power_lock);
+	KUNIT_EXPECT_EQ(test, 0, pass_gate(test, gpu, 0));
+	KUNIT_EXPECT_EQ(test, 0, pass_gate(test, gpu, 0));
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.ready, NVGRACE_GPU_TRAINING);
+	KUNIT_EXPECT_EQ(test, gpu->reads, 2);
+	mutex_unlock(&gpu->nvdev.power_lock);
+}
+
+struct inside_case {
+	const char *name;
+	enum nvgrace_gpu_ready_state state;
+	bool power_write;
+};
+
+static const struct inside_case inside_cases[] = {
+	{ "ready", NVGRACE_GPU_READY, false },
+	{ "gets ready", NVGRACE_GPU_TRAINING, false },
+	{ "during a write of the power state", NVGRACE_GPU_TRAINING, true },
+};
+
+KUNIT_ARRAY_PARAM_DESC(inside, inside_cases, name);
+
+/* However it came in, and until then an access sees no revoke in its number. */
+static void revoke_waits_for_the_exit(struct kunit *test)
+{
+	const struct inside_case *c = test->param_value;
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+	struct revoker revoker = { .nvdev = &gpu->nvdev };
+	unsigned long revokes = gpu->nvdev.gate.revokes;
+	int entry;
+
+	if (c->state == NVGRACE_GPU_READY)
+		KUNIT_EXPECT_EQ(test, 0, pass_gate(test, gpu, 0));
+	if (c->power_write)
+		mutex_lock(&gpu->nvdev.power_lock);
+	entry = nvgrace_gpu_gate_enter(&gpu->nvdev, 0);
+	KUNIT_ASSERT_GE(test, entry, 0);
+
+	init_completion(&revoker.started);
+	init_completion(&revoker.done);
+	INIT_WORK_ONSTACK(&revoker.work, revoke);
+	schedule_work(&revoker.work);
+	wait_for_completion(&revoker.started);
+	KUNIT_EXPECT_EQ(test, 0, wait_for_completion_timeout(&revoker.done, HZ / 5));
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.ready, NVGRACE_GPU_TRAINING);
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.revokes, revokes);
+
+	nvgrace_gpu_gate_exit(&gpu->nvdev, entry);
+	flush_work(&revoker.work);
+	destroy_work_on_stack(&revoker.work);
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.revokes, revokes + 1);
+	if (c->power_write)
+		mutex_unlock(&gpu->nvdev.power_lock);
+	expect_unlocked(test, gpu);
 }
 
 static void wait_until_ready(struct kunit *test)
@@ -386,7 +488,10 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(enter_by_state, enter_gen_params),
 	KUNIT_CASE_PARAM(enter_by_power_state, power_gen_params),
 	KUNIT_CASE_PARAM(retrain_after_d3, retrain_gen_params),
-	KUNIT_CASE(enter_does_not_wait_for_the_lock),
+	KUNIT_CASE(enter_does_not_wait_for_the_locks),
+	KUNIT_CASE(enter_without_memory_lock),
+	KUNIT_CASE(memory_lock_during_a_power_write),
+	KUNIT_CASE_PARAM(revoke_waits_for_the_exit, inside_gen_params),
 	KUNIT_CASE(wait_until_ready),
 	KUNIT_CASE(wait_has_a_deadline),
 	KUNIT_CASE_PARAM(wait_ends_with_a_signal, signal_gen_params),

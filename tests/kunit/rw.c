@@ -462,6 +462,7 @@ static void caller_is_killed_while_it_waits(struct kunit *test)
 	struct fixture *f = test->priv;
 	struct holder holder = { .lock = &f->nvdev.core.memory_lock };
 
+	nvgrace_gpu_gate_revoke(&f->nvdev, NVGRACE_GPU_TRAINING);
 	init_completion(&holder.taken);
 	init_completion(&holder.enough);
 	INIT_WORK_ONSTACK(&holder.work, hold_lock);
