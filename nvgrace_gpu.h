@@ -212,7 +212,10 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range);
 
 /* nvgrace_gpu_ready.c */
 int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev);
+bool nvgrace_gpu_is_present(struct pci_dev *pdev);
 int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev);
+int nvgrace_gpu_map_registers(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_unmap_registers(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags);
@@ -248,6 +251,8 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 			      const struct nvgrace_gpu_region *region,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite);
+void *nvgrace_gpu_find_window(const struct nvgrace_gpu_region *region, phys_addr_t phys,
+			      size_t *len);
 void nvgrace_gpu_unmap_windows(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
 			    const struct nvgrace_gpu_region *region,
@@ -290,7 +295,6 @@ ssize_t nvgrace_gpu_core_read(struct nvgrace_gpu_device *nvdev,
 ssize_t nvgrace_gpu_core_write(struct nvgrace_gpu_device *nvdev,
 			       const char __user *buf, size_t count,
 			       loff_t *ppos);
-bool nvgrace_gpu_is_present(struct pci_dev *pdev);
 int nvgrace_gpu_judge(struct pci_dev *pdev,
 		      const struct nvgrace_gpu_status *status);
 int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,

@@ -253,12 +253,21 @@ VISIBLE_IF_KUNIT void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len,
 	return memremap(phys, len, cacheable ? MEMREMAP_WB : MEMREMAP_WC);
 }
 
-/*
- * Where the kernel has PHYS mapped, and how many bytes from there on; NULL if it cannot be
- * mapped. A window never reaches into another region, which has another memory type.
+/**
+ * nvgrace_gpu_find_window() - where has the kernel this memory mapped?
+ * @region: the region
+ * @phys: host physical address in @region
+ * @len: set to the bytes from there on, at least up to the next multiple of 2 MiB or to the
+ *	end of the region
+ *
+ * Maps a window if there is none. A window never reaches into another region, which has
+ * another memory type.
+ *
+ * Context: Process context, may sleep. nvgrace_gpu_unmap_windows() removes all of them.
+ * Return: the address, or NULL if the memory cannot be mapped.
  */
-static void *find_window(const struct nvgrace_gpu_region *region, phys_addr_t phys,
-			 size_t *len)
+void *nvgrace_gpu_find_window(const struct nvgrace_gpu_region *region, phys_addr_t phys,
+			      size_t *len)
 {
 	phys_addr_t block = ALIGN_DOWN(phys, RW_WINDOW);
 	phys_addr_t start = max(block, region->base);
@@ -438,7 +447,7 @@ static ssize_t move_piece(struct access *a, u64 pos, char __user *buf, size_t co
 	ssize_t ret;
 	size_t len;
 
-	window = find_window(a->region, phys, &len);
+	window = nvgrace_gpu_find_window(a->region, phys, &len);
 	if (!window)
 		return -ENOMEM;
 	count = min(count, len);

@@ -103,7 +103,7 @@ int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev)
  * Context: Process context.
  * Return: false if the GPU is off the bus.
  */
-VISIBLE_IF_KUNIT bool nvgrace_gpu_is_present(struct pci_dev *pdev)
+bool nvgrace_gpu_is_present(struct pci_dev *pdev)
 {
 	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_is_present, pdev);
 
@@ -195,6 +195,40 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 			     BAR0_HBM_TRAINING, status.memory, BAR0_READY);
 }
 
+/* A failure is logged. */
+static int enable_bar0(struct pci_dev *pdev, void __iomem **bar0)
+{
+	int ret;
+
+	ret = pci_enable_device_mem(pdev);
+	if (ret)
+		return dev_err_probe(&pdev->dev, ret, "cannot be enabled\n");
+
+	ret = pci_request_selected_regions(pdev, BIT(0), KBUILD_MODNAME);
+	if (ret) {
+		dev_err_probe(&pdev->dev, ret, "BAR0: %pr is in use, see /proc/iomem\n",
+			      pci_resource_n(pdev, 0));
+		goto out_disable;
+	}
+
+	*bar0 = pci_iomap(pdev, 0, BAR0_HBM_TRAINING + sizeof(u32));
+	if (*bar0)
+		return 0;
+
+	ret = dev_err_probe(&pdev->dev, -ENOMEM, "BAR0: cannot be mapped\n");
+	pci_release_selected_regions(pdev, BIT(0));
+out_disable:
+	pci_disable_device(pdev);
+	return ret;
+}
+
+static void disable_bar0(struct pci_dev *pdev, void __iomem *bar0)
+{
+	pci_iounmap(pdev, bar0);
+	pci_release_selected_regions(pdev, BIT(0));
+	pci_disable_device(pdev);
+}
+
 /**
  * nvgrace_gpu_wait_at_probe() - wait until the GPU's memory can be used
  * @pdev: the GPU, in D0 and not yet enabled
@@ -219,29 +253,51 @@ int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev)
 				     "BAR0: %pr does not hold the register at 0x%x that says when the GPU is ready\n",
 				     pci_resource_n(pdev, 0), BAR0_HBM_TRAINING);
 
-	ret = pci_enable_device_mem(pdev);
+	ret = enable_bar0(pdev, &bar0);
 	if (ret)
-		return dev_err_probe(&pdev->dev, ret, "cannot be enabled\n");
-
-	ret = pci_request_selected_regions(pdev, BIT(0), KBUILD_MODNAME);
-	if (ret) {
-		dev_err_probe(&pdev->dev, ret, "BAR0: %pr is in use, see /proc/iomem\n",
-			      pci_resource_n(pdev, 0));
-		goto out_disable;
-	}
-
-	bar0 = pci_iomap(pdev, 0, BAR0_HBM_TRAINING + sizeof(u32));
-	if (bar0) {
-		ret = poll_at_probe(pdev, bar0);
-		pci_iounmap(pdev, bar0);
-	} else {
-		ret = dev_err_probe(&pdev->dev, -ENOMEM, "BAR0: cannot be mapped\n");
-	}
-
-	pci_release_selected_regions(pdev, BIT(0));
-out_disable:
-	pci_disable_device(pdev);
+		return ret;
+	ret = poll_at_probe(pdev, bar0);
+	disable_bar0(pdev, bar0);
 	return ret;
+}
+
+/**
+ * nvgrace_gpu_map_registers() - let the gate poll a device that is not open
+ * @nvdev: the device, in D0
+ *
+ * While the device is open vfio_pci_core has BAR0 mapped, and knows its address. Until
+ * nvgrace_gpu_unmap_registers() it must not be opened.
+ *
+ * Context: Process context, may sleep.
+ * Return: 0; -EIO if BAR0 has lost its address, as by AER's reset of the link, or cannot be
+ * read; -EBUSY, -ENOMEM or what the PCI core says when it enables the device, all of which
+ * are logged.
+ */
+int nvgrace_gpu_map_registers(struct nvgrace_gpu_device *nvdev)
+{
+	struct vfio_pci_core_device *core = &nvdev->core;
+	struct pci_dev *pdev = core->pdev;
+
+	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_0, &core->rbar[0]);
+	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_1, &core->rbar[1]);
+	if ((core->rbar[0] & PCI_BASE_ADDRESS_MEM_MASK) != lower_32_bits(pci_bus_address(pdev, 0)))
+		return -EIO;
+
+	return enable_bar0(pdev, &core->barmap[0]);
+}
+
+/**
+ * nvgrace_gpu_unmap_registers() - undo nvgrace_gpu_map_registers()
+ * @nvdev: the device
+ *
+ * Context: Process context, may sleep.
+ */
+void nvgrace_gpu_unmap_registers(struct nvgrace_gpu_device *nvdev)
+{
+	struct vfio_pci_core_device *core = &nvdev->core;
+
+	disable_bar0(core->pdev, core->barmap[0]);
+	core->barmap[0] = NULL;
 }
 
 static unsigned int limit_s(enum nvgrace_gpu_ready_state state)
