@@ -5,7 +5,7 @@
  * The one internal header. A file calls only files on a lower floor:
  *
  *	main.c    reset.c		front door | resets and PCI errors
- *	config.c  dmabuf.c		config space | dma-bufs
+ *	config.c  dmabuf.c  scrub.c	config space | dma-bufs | zeroes for the next user
  *	mem.c				the regions
  *	ready.c   acpi.c		can the memory be used? | firmware
  *	debugfs.c sysfs.c		what is known | where the memory is
@@ -42,6 +42,8 @@
 #include <linux/srcu.h>
 #include <linux/types.h>
 #include <linux/vfio_pci_core.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include "nvgrace_gpu_compat.h"
@@ -171,6 +173,67 @@ struct nvgrace_gpu_poison {
 };
 
 /**
+ * enum nvgrace_gpu_scrub_state - what the memory holds for the next VFIO user
+ * @NVGRACE_GPU_SCRUB_DIRTY: what its last owner left, and no scrub is going on
+ * @NVGRACE_GPU_SCRUB_BUSY: a scrub is going on
+ * @NVGRACE_GPU_SCRUB_CLEAN: zeroes
+ * @NVGRACE_GPU_SCRUB_IN_USE: the device is open
+ */
+enum nvgrace_gpu_scrub_state {
+	NVGRACE_GPU_SCRUB_DIRTY,
+	NVGRACE_GPU_SCRUB_BUSY,
+	NVGRACE_GPU_SCRUB_CLEAN,
+	NVGRACE_GPU_SCRUB_IN_USE,
+};
+
+/* The C2C link moves 450 GB/s each way, and a CPU writes a fraction of that. */
+#define NVGRACE_GPU_SCRUB_THREADS	16U
+
+/**
+ * struct nvgrace_gpu_scrub_thread - one of the threads that write zeroes
+ * @work: runs it
+ * @nvdev: the device
+ */
+struct nvgrace_gpu_scrub_thread {
+	struct work_struct work;
+	struct nvgrace_gpu_device *nvdev;
+};
+
+/**
+ * struct nvgrace_gpu_scrub - the scrub that is going on, or the last one
+ * @wq: runs @work and @threads; NULL without scrub=1, and then the rest is unused
+ * @work: a scrub from its begin to its end
+ * @threads: queued by @work, which waits for them
+ * @wait: for @state to leave %NVGRACE_GPU_SCRUB_BUSY
+ * @state: enum nvgrace_gpu_scrub_state; @work is queued by whoever makes it
+ *	%NVGRACE_GPU_SCRUB_BUSY, and until @work ends that, the rest belongs to @work and
+ *	@threads
+ * @revokes: of the gate, when the scrub began
+ * @next: number of the block that no thread has taken yet
+ * @done: bytes that are zero now, or skipped
+ * @skipped: poisoned pages that were skipped
+ * @error: of the first thread that failed, or 0
+ * @region: where that was, for the log
+ * @offset: in @region
+ * @ms: how long the last scrub took, with the wait for the GPU
+ */
+struct nvgrace_gpu_scrub {
+	struct workqueue_struct *wq;
+	struct work_struct work;
+	struct nvgrace_gpu_scrub_thread threads[NVGRACE_GPU_SCRUB_THREADS];
+	wait_queue_head_t wait;
+	atomic_t state;
+	unsigned long revokes;
+	atomic_long_t next;
+	atomic64_t done;
+	atomic_long_t skipped;
+	int error;
+	const struct nvgrace_gpu_region *region;
+	u64 offset;
+	unsigned int ms;
+};
+
+/**
  * struct nvgrace_gpu_device - a bound GPU
  * @core: what vfio_pci_core keeps of the device
  * @regions: the emulated BARs, fixed after probe but for @regions[].bar_value and what
@@ -186,6 +249,7 @@ struct nvgrace_gpu_poison {
  * @link_reset: AER has reset the link, or is about to; AER's callbacks alone use it,
  *	which the device lock serializes
  * @poison: pages that are poisoned
+ * @scrub: zeroes for the next VFIO user
  * @stats: for debugfs
  */
 struct nvgrace_gpu_device {
@@ -198,6 +262,7 @@ struct nvgrace_gpu_device {
 	bool mapped;
 	bool link_reset;
 	struct nvgrace_gpu_poison poison;
+	struct nvgrace_gpu_scrub scrub;
 	struct nvgrace_gpu_stats stats;
 };
 
@@ -283,6 +348,13 @@ static inline void nvgrace_gpu_dmabuf_open(struct nvgrace_gpu_device *nvdev) {}
 static inline void nvgrace_gpu_dmabuf_close(struct nvgrace_gpu_device *nvdev) {}
 #endif
 
+/* nvgrace_gpu_scrub.c */
+int nvgrace_gpu_scrub_init(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_scrub_exit(struct nvgrace_gpu_device *nvdev);
+bool nvgrace_gpu_scrub_start(struct nvgrace_gpu_device *nvdev);
+int nvgrace_gpu_scrub_get(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_scrub_put(struct nvgrace_gpu_device *nvdev);
+
 /* nvgrace_gpu_reset.c */
 extern const struct pci_error_handlers nvgrace_gpu_err_handlers;
 void nvgrace_gpu_wrap_pm(struct device *dev);
@@ -303,6 +375,11 @@ u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);
 void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
 int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
 				pgoff_t *pgoff);
+size_t nvgrace_gpu_scrub_block(const struct nvgrace_gpu_device *nvdev, unsigned long nr,
+			       const struct nvgrace_gpu_region **region, phys_addr_t *phys);
+int nvgrace_gpu_scrub_begin(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_scrub_blocks(struct nvgrace_gpu_device *nvdev);
+int nvgrace_gpu_scrub_end(struct nvgrace_gpu_device *nvdev);
 #endif
 
 #endif /* NVGRACE_GPU_H */

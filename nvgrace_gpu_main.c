@@ -54,6 +54,11 @@ module_param(disable_idle_d3, bool, 0444);
 MODULE_PARM_DESC(disable_idle_d3,
 		 "keep GPUs that are not open out of D3, as vfio-pci's parameter does");
 
+static bool scrub;
+module_param(scrub, bool, 0444);
+MODULE_PARM_DESC(scrub,
+		 "write zeroes to the memory at bind and after each close: open and unbind wait for that");
+
 static struct nvgrace_gpu_device *to_nvdev(struct vfio_device *core_vdev)
 {
 	return container_of(core_vdev, struct nvgrace_gpu_device, core.vdev);
@@ -133,19 +138,27 @@ static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
 	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
 	int ret;
 
-	ret = vfio_pci_core_enable(&nvdev->core);
+	ret = nvgrace_gpu_scrub_get(nvdev);
 	if (ret)
 		return ret;
 
+	ret = vfio_pci_core_enable(&nvdev->core);
+	if (ret)
+		goto out_scrub;
+
 	ret = open_regions(nvdev);
-	if (ret) {
-		vfio_pci_core_disable(&nvdev->core);
-		return ret;
-	}
+	if (ret)
+		goto out_disable;
 
 	vfio_pci_core_finish_enable(&nvdev->core);
 	put_idle(&nvdev->core.pdev->dev);
 	return 0;
+
+out_disable:
+	vfio_pci_core_disable(&nvdev->core);
+out_scrub:
+	nvgrace_gpu_scrub_put(nvdev);
+	return ret;
 }
 
 static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
@@ -159,6 +172,7 @@ static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 	nvgrace_gpu_unmap_windows(nvdev);
 	/* The core has reset the device, without calling .reset_prepare or .reset_done. */
 	nvgrace_gpu_gate_retrain(nvdev);
+	nvgrace_gpu_scrub_put(nvdev);
 }
 
 static int nvgrace_gpu_get_region_info(struct vfio_device *core_vdev,
@@ -304,7 +318,11 @@ static int init_regions(struct nvgrace_gpu_device *nvdev, struct pci_dev *pdev)
 				     BIT_ULL(VFIO_PCI_OFFSET_SHIFT));
 	nvdev->nr_regions = ret;
 
-	return nvgrace_gpu_claim_regions(nvdev);
+	ret = nvgrace_gpu_claim_regions(nvdev);
+	if (ret)
+		return ret;
+
+	return scrub ? nvgrace_gpu_scrub_init(nvdev) : 0;
 }
 
 static int nvgrace_gpu_probe(struct pci_dev *pdev,
@@ -338,11 +356,14 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 	nvgrace_gpu_log_regions(nvdev);
 	nvgrace_gpu_wrap_pm(&pdev->dev);
 	nvgrace_gpu_debugfs_init(nvdev);
+	/* The host, or firmware, used the memory until now. */
+	nvgrace_gpu_scrub_start(nvdev);
 	return 0;
 
 out_idle:
 	put_idle(&pdev->dev);
 out_put:
+	nvgrace_gpu_scrub_exit(nvdev);
 	vfio_put_device(&nvdev->core.vdev);
 	return ret;
 }
@@ -352,6 +373,7 @@ static void nvgrace_gpu_remove(struct pci_dev *pdev)
 	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
 
 	vfio_pci_core_unregister_device(core);
+	nvgrace_gpu_scrub_exit(to_nvgrace_gpu(core));
 	put_idle(&pdev->dev);
 	vfio_put_device(&core->vdev);
 }
