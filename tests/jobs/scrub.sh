@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# What the memory holds for the next VFIO user, without and with scrub=1.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| scrub | newest 6.12-debug | newest-debug | --timeout=1200 --gpu=hopper:0x70000000000:1536M
+# shellcheck disable=SC1091
+. /lib.sh
+
+gib=1073741824
+driver=/sys/bus/pci/drivers/nvgrace_gpu
+
+load() { insmod /modules/nvgrace_gpu.ko scrub="$1" && bind_gpu "$BDF" nvgrace_gpu; }
+
+# crashed: a guest writes a pattern to both regions, and its kernel panics.
+crashed() {
+	append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=bars,crash"
+	# shellcheck disable=SC2046
+	guest /guest.cpio $(vfio_args "$BDF") \
+		-append "$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)" > /tmp/crash.log
+	cat /tmp/crash.log
+	grep 'the guest crashes' /tmp/crash.log && ! grep 'not ok' /tmp/crash.log
+}
+
+# unbind_waits: with a scrub that cannot end for 2 s.
+unbind_waits() {
+	knob "$BDF" ready_ms 2000
+	scrub -r memory.bound || return 1
+	start=$(date +%s)
+	echo "$BDF" > $driver/unbind
+	took=$(($(date +%s) - start))
+	knob "$BDF" ready_ms 0
+	echo "took $took s"
+	[ $took -ge 1 ]
+}
+
+export BDF REGIONS SCRUB BASE=0x70000000000
+BDF=$(bdf_of GP00)
+REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib"
+dmesg -c > /dev/null
+
+SCRUB=0
+ok load.scrub_0 load 0
+nested scrub_0 scrub -t closed -t vmm_is_killed
+ok guest_crashes.scrub_0 crashed
+for r in usemem resmem; do ok "left_by_guest.scrub_0.$r" verify $r 67108864; done
+ok unload.scrub_0 rmmod nvgrace_gpu
+
+# The memory holds the guest's pattern.
+SCRUB=1
+ok load.scrub_1 load 1
+nested scrub_1 scrub
+ok unload.poisoned rmmod nvgrace_gpu
+ok load.again load 1
+ok guest_crashes.scrub_1 crashed
+nested guest_crashed scrub -r memory.bound
+ok unbind_waits unbind_waits
+ok unload.scrub_1 rmmod nvgrace_gpu
+
+# What the unbind waited for is seen without a scrub.
+ok load.scrubbed_at_unbind load 0
+nested scrubbed_at_unbind scrub -r memory.bound
+ok unload.last rmmod nvgrace_gpu
+ok log log_is_clean '(usemem|resmem): scrub stopped at offset (0x[0-9a-f]*|0): -(5|11|19)' \
+	'BAR0\+0x1498 \(C2C link\) reads 0x13, a failure code: .*' \
+	'Unable to change power state .*' \
+	'usemem: page at offset 0x[0-9a-f]* is poisoned'
+finish

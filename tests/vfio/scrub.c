@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What the memory holds for the next VFIO user: with scrub=1 zeroes, whatever ended the one
+ * before and came between; without, what that one left.
+ */
+#include <sys/klog.h>
+
+#include "fault.h"
+#include "fixture.h"
+#include "knobs.h"
+#include "task.h"
+
+static const struct program program = {
+	.what = "what the memory holds for the next VFIO user, without and with scrub=1",
+	.vars = {
+		{ "BDF", "PCI address of a stand-in of gpu_standin.ko", "0001:01:00.0" },
+		VAR_REGIONS,
+		{ "SCRUB", "1 if the module was loaded with scrub=1, else 0", "1" },
+		{ "BASE", "physical address of usemem", "0x70000000000" },
+	},
+};
+
+#ifndef EHWPOISON
+#define EHWPOISON 133
+#endif
+
+#define INJECTOR	"/sys/devices/system/memory/hard_offline_page"
+#define DIRT		0x5a
+#define WORD		0x5a5a5a5a5a5a5a5aUL
+#define STRIDE		KIB(64)
+
+/* A GPU that is not ready is waited for, 30 s at most; what is not to wait is faster. */
+#define TRAINING_MS	3000
+#define AT_ONCE_MS	10000
+
+FIXTURE(memory)
+{
+	struct vfio v;
+	int fd;
+	bool scrub;
+	char *map[NR_REGIONS];
+};
+
+static bool map_all(FIXTURE_DATA(memory) * self)
+{
+	int i;
+
+	for (i = 0; i < NR_REGIONS; i++) {
+		self->map[i] = map_region(&self->v, i, NULL, 0, self->v.regions[i].backed);
+		if (self->map[i] == MAP_FAILED)
+			return false;
+	}
+	return true;
+}
+
+static void close_all(FIXTURE_DATA(memory) * self)
+{
+	int i;
+
+	for (i = 0; i < NR_REGIONS; i++)
+		if (self->map[i] && self->map[i] != MAP_FAILED)
+			munmap(self->map[i], self->v.regions[i].backed);
+	memset(self->map, 0, sizeof(self->map));
+	vfio_close(&self->v);
+}
+
+/* 0, or why the device cannot be opened. */
+static int open_all(FIXTURE_DATA(memory) * self)
+{
+	int ret = vfio_open(&self->v, BEST_MODE);
+
+	if (ret) {
+		close_all(self);
+		return ret;
+	}
+	self->fd = self->v.device;
+	return map_all(self) ? 0 : -ENOMEM;
+}
+
+static int try_open(void *unused)
+{
+	FIXTURE_DATA(memory) other = {};
+	int ret = open_all(&other);
+
+	close_all(&other);
+	return -ret;
+}
+
+FIXTURE_SETUP(memory)
+{
+	if (no_knobs())
+		SKIP(return, "%s", no_knobs());
+	self->scrub = env_is("SCRUB", "1");
+	ASSERT_TRUE(set_knob("ready_ms", 0));
+	ASSERT_TRUE(set_knob("gone", 0));
+	ASSERT_EQ(0, open_all(self));
+}
+
+FIXTURE_TEARDOWN(memory)
+{
+	set_knob("gone", 0);
+	set_knob("ready_ms", 0);
+	set_knob("ready", 1);
+	close_all(self);
+}
+
+/* A word every STRIDE bytes, and the last one of each region. */
+static void leave_dirt(FIXTURE_DATA(memory) * self)
+{
+	uint64_t off, backed;
+	int i;
+
+	for (i = 0; i < NR_REGIONS; i++) {
+		backed = self->v.regions[i].backed;
+		for (off = 0; off < backed; off += STRIDE)
+			*(volatile uint64_t *)(self->map[i] + off) = WORD;
+		*(volatile uint64_t *)(self->map[i] + backed - 8) = WORD;
+	}
+}
+
+/* The offset of the first word of a region that is not 0, or its length. */
+static uint64_t first_dirt(const FIXTURE_DATA(memory) * self, int region)
+{
+	uint64_t backed = self->v.regions[region].backed, off, seen;
+	const volatile uint64_t *p = (void *)self->map[region];
+	int i;
+
+	for (off = 0; off < backed; off += 64, p += 8) {
+		for (seen = 0, i = 0; i < 8; i++)
+			seen |= p[i];
+		if (seen)
+			return off;
+	}
+	return backed;
+}
+
+#define EXPECT_ZEROES(self)							\
+	do {									\
+		int __i;							\
+										\
+		for (__i = 0; __i < NR_REGIONS; __i++)				\
+			EXPECT_EQ((self)->v.regions[__i].backed,		\
+				  first_dirt(self, __i)) {			\
+				TH_LOG("region %d is not zero there", __i);	\
+			}							\
+	} while (0)
+
+#define EXPECT_DIRT(self)							\
+	do {									\
+		int __i;							\
+										\
+		for (__i = 0; __i < NR_REGIONS; __i++) {			\
+			uint64_t __last = (self)->v.regions[__i].backed - 8;	\
+										\
+			EXPECT_EQ(WORD, *(uint64_t *)(self)->map[__i]);		\
+			EXPECT_EQ(WORD, *(uint64_t *)((self)->map[__i] + __last)); \
+		}								\
+	} while (0)
+
+#define EXPECT_SCRUBBED(self)							\
+	do {									\
+		if ((self)->scrub)						\
+			EXPECT_ZEROES(self);					\
+		else								\
+			EXPECT_DIRT(self);					\
+	} while (0)
+
+/* How often the kernel log says this; the job has emptied it before. */
+static int log_says(const char *what)
+{
+	static char log[1 << 20];
+	int len = klogctl(3, log, sizeof(log) - 1), n = 0;
+	const char *p = log;
+
+	log[len < 0 ? 0 : len] = 0;
+	while ((p = strstr(p, what))) {
+		p += strlen(what);
+		n++;
+	}
+	return n;
+}
+
+/* Those who had the memory before the driver was bound are owners, too. */
+TEST_F_TIMEOUT(memory, bound, 180)
+{
+	EXPECT_SCRUBBED(self);
+	/* For the next time that the driver is bound. */
+	leave_dirt(self);
+}
+
+/* Each byte; how fast, beside a process that does the same. */
+TEST_F_TIMEOUT(memory, closed, 180)
+{
+	double gib = 0;
+	long start, ms;
+	int i;
+
+	start = now_ms();
+	for (i = 0; i < NR_REGIONS; i++) {
+		memset(self->map[i], DIRT, self->v.regions[i].backed);
+		gib += (double)self->v.regions[i].backed / GIB(1);
+	}
+	ms = now_ms() - start;
+	close_all(self);
+
+	start = now_ms();
+	ASSERT_EQ(0, open_all(self));
+	if (self->scrub)
+		TH_LOG("scrub and open %ld ms: %.2f GiB/s; memset here %ld ms: %.2f GiB/s",
+		       now_ms() - start, gib * 1000 / (now_ms() - start + 1),
+		       ms, gib * 1000 / (ms + 1));
+	EXPECT_SCRUBBED(self);
+	if (self->scrub && !driver_says_nothing()) {
+		TH_LOG("the scrub alone %ld ms", driver_says("scrub", "ms"));
+		EXPECT_EQ(driver_says("scrub", "of"), driver_says("scrub", "done"));
+		EXPECT_EQ(self->v.regions[USEMEM].backed + self->v.regions[RESMEM].backed,
+			  driver_says("scrub", "done"));
+	}
+}
+
+static int use_until_killed(void *ready)
+{
+	FIXTURE_DATA(memory) vmm = {};
+
+	if (open_all(&vmm))
+		return 1;
+	leave_dirt(&vmm);
+	if (write(*(int *)ready, "", 1) != 1)
+		return 1;
+	for (;;)
+		pause();
+}
+
+TEST_F_TIMEOUT(memory, vmm_is_killed, 180)
+{
+	int ready[2];
+	pid_t vmm;
+	char c;
+
+	close_all(self);
+	ASSERT_EQ(0, pipe(ready));
+	vmm = start_child(use_until_killed, &ready[1]);
+	close(ready[1]);
+	ASSERT_EQ(1, read(ready[0], &c, 1));
+	ASSERT_EQ(-SIGKILL, kill_child(vmm));
+	ASSERT_EQ(0, open_all(self));
+	EXPECT_SCRUBBED(self);
+}
+
+static bool sleeps(void)
+{
+	char path[PATH_MAX], status[16];
+
+	read_line(device_path(path, sizeof(path), "power/runtime_status"), status, sizeof(status));
+	return !strcmp(status, "suspended");
+}
+
+/*
+ * Nobody waits for it: the GPU sleeps after it, and the next open begins none. That one would
+ * wait for the GPU.
+ */
+TEST_F_TIMEOUT(memory, scrubbed_in_background, 180)
+{
+	long start;
+
+	if (!self->scrub)
+		SKIP(return, "scrub=0");
+	leave_dirt(self);
+	close_all(self);
+	/* The GPU may fall asleep, too, before the scrub begins. */
+	EXPECT_TRUE(wait_until(sleeps() && !usleep(500000) && sleeps(), 20000));
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	start = now_ms();
+	ASSERT_EQ(0, open_all(self));
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
+	ASSERT_TRUE(set_knob("ready", 1));
+	EXPECT_ZEROES(self);
+}
+
+TEST_F_TIMEOUT(memory, open_waits, 180)
+{
+	long start;
+
+	if (!self->scrub)
+		SKIP(return, "scrub=0");
+	leave_dirt(self);
+	ASSERT_TRUE(set_knob("ready_ms", TRAINING_MS));
+	start = now_ms();
+	close_all(self);
+	EXPECT_GT(TRAINING_MS, now_ms() - start);
+	ASSERT_TRUE(set_knob("ready_ms", 0));
+	ASSERT_EQ(0, open_all(self));
+	EXPECT_LE(TRAINING_MS, now_ms() - start);
+	EXPECT_ZEROES(self);
+}
+
+/* The scrub goes on without the opener. */
+TEST_F_TIMEOUT(memory, opener_is_killed, 180)
+{
+	pid_t opener;
+	long start;
+
+	if (!self->scrub)
+		SKIP(return, "scrub=0");
+	leave_dirt(self);
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	close_all(self);
+	opener = start_child(try_open, NULL);
+	usleep(500000);
+	ASSERT_TRUE(child_runs(opener));
+	start = now_ms();
+	EXPECT_EQ(-SIGKILL, kill_child(opener));
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
+	ASSERT_TRUE(set_knob("ready_ms", 0));
+	ASSERT_TRUE(set_knob("ready", 1));
+	ASSERT_EQ(0, open_all(self));
+	EXPECT_ZEROES(self);
+}
+
+static int reset_for_ever(void *unused)
+{
+	char path[PATH_MAX];
+
+	device_path(path, sizeof(path), "reset");
+	while (!write_file(path, "1"))
+		;
+	return 1;
+}
+
+/* Resets follow each other so fast that no scrub ends between two of them. */
+TEST_F_TIMEOUT(memory, reset_during_scrub, 180)
+{
+	int stopped;
+	pid_t resets;
+
+	if (!self->scrub)
+		SKIP(return, "scrub=0");
+	leave_dirt(self);
+	stopped = log_says("scrub stopped at offset");
+	close_all(self);
+	/* Not before: the child would hold the device open. */
+	resets = start_child(reset_for_ever, NULL);
+	EXPECT_EQ(EIO, try_open(NULL));
+	EXPECT_LE(stopped + 1, log_says("scrub stopped at offset"));
+	EXPECT_TRUE(child_runs(resets));
+	EXPECT_EQ(-SIGKILL, kill_child(resets));
+
+	/* The zeroes that are there are worth nothing: all of it is written again. */
+	ASSERT_EQ(0, open_all(self));
+	EXPECT_ZEROES(self);
+}
+
+/* Only a reset mends the link, and closing the device, again, is no open. */
+TEST_F_TIMEOUT(memory, link_failed, 180)
+{
+	long start;
+
+	if (!self->scrub)
+		SKIP(return, "scrub=0");
+	leave_dirt(self);
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	close_all(self);
+	ASSERT_TRUE(set_knob("c2c_link", 0x13));
+	start = now_ms();
+	EXPECT_EQ(EIO, try_open(NULL));
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
+	EXPECT_EQ(EIO, try_open(NULL));
+	ASSERT_TRUE(set_knob("ready", 1));
+	ASSERT_TRUE(set_knob("ready_ms", 0));
+	ASSERT_EQ(0, open_all(self));
+	EXPECT_ZEROES(self);
+}
+
+/* A suspend would save the all ones that a GPU reads which is gone, and a resume restore them. */
+static bool stay_awake(bool awake)
+{
+	char path[PATH_MAX];
+
+	device_path(path, sizeof(path), "power/control");
+	return !write_file(path, awake ? "on" : "auto");
+}
+
+static void expect_eio_until_back(struct __test_metadata *_metadata, FIXTURE_DATA(memory) * self)
+{
+	long start = now_ms();
+
+	EXPECT_EQ(EIO, try_open(NULL));
+	EXPECT_EQ(EIO, try_open(NULL));
+	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
+	ASSERT_TRUE(set_knob("gone", 0));
+	ASSERT_TRUE(set_knob("ready_ms", 0));
+	ASSERT_TRUE(set_knob("ready", 1));
+	ASSERT_EQ(0, open_all(self));
+	ASSERT_TRUE(stay_awake(false));
+	EXPECT_ZEROES(self);
+}
+
+TEST_F_TIMEOUT(memory, gone_before_scrub, 180)
+{
+	if (!self->scrub)
+		SKIP(return, "scrub=0");
+	leave_dirt(self);
+	ASSERT_TRUE(stay_awake(true));
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	close_all(self);
+	ASSERT_TRUE(set_knob("gone", 1));
+	expect_eio_until_back(_metadata, self);
+}
+
+TEST_F_TIMEOUT(memory, gone_during_scrub, 180)
+{
+	if (!self->scrub)
+		SKIP(return, "scrub=0");
+	if (driver_says_nothing())
+		SKIP(return, "%s", driver_says_nothing());
+	leave_dirt(self);
+	ASSERT_TRUE(stay_awake(true));
+	close_all(self);
+	ASSERT_TRUE(wait_until(driver_says("scrub", "done") > 0, 5000));
+	ASSERT_TRUE(set_knob("gone", 1));
+	ASSERT_GT(driver_says("scrub", "of"), driver_says("scrub", "done"));
+	expect_eio_until_back(_metadata, self);
+	EXPECT_EQ(driver_says("scrub", "of"), driver_says("scrub", "done"));
+}
+
+/*
+ * The injector poisons nothing, so that a mapping shows what the scrub left in the page. The
+ * last test: the page stays poisoned.
+ */
+TEST_F_TIMEOUT(memory, poisoned_page, 180)
+{
+	const uint64_t at = MIB(6) + 5 * PAGE, off = self->v.regions[USEMEM].off + at;
+	char phys[32];
+	uint64_t value;
+
+	if (!self->scrub)
+		SKIP(return, "scrub=0");
+	if (access(INJECTOR, F_OK))
+		SKIP(return, "no " INJECTOR ": the kernel has no MEMORY_FAILURE");
+	fault_watch();
+	memset(self->map[USEMEM] + at - PAGE, DIRT, 3 * PAGE);
+	snprintf(phys, sizeof(phys), "0x%lx", strtoul(getenv("BASE"), NULL, 0) + at);
+	if (write_file(INJECTOR, phys) || pread(self->fd, &value, 8, off) == 8)
+		SKIP(return, "this kernel does not notify drivers of poisoned pages");
+	ASSERT_EQ(EHWPOISON, errno);
+	close_all(self);
+
+	ASSERT_EQ(0, open_all(self));
+	EXPECT_ERRNO(EHWPOISON, pread(self->fd, &value, 8, off));
+	EXPECT_EQ(at, first_dirt(self, USEMEM));
+	memset(self->map[USEMEM] + at, 0, PAGE);
+	EXPECT_ZEROES(self);
+	if (!driver_says_nothing())
+		EXPECT_EQ(1, driver_says("scrub", "skipped"));
+}
+
+TEST_PROGRAM_MAIN(program)
