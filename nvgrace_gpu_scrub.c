@@ -137,17 +137,17 @@ static void stop_at(struct nvgrace_gpu_device *nvdev,
 static int scrub_block(struct nvgrace_gpu_device *nvdev,
 		       const struct nvgrace_gpu_region *region, phys_addr_t phys, size_t len)
 {
+	int entry, ret = 0;
 	size_t mapped;
 	void *window;
-	int ret;
 
-	window = nvgrace_gpu_find_window(nvdev, region, phys, &mapped);
+	window = nvgrace_gpu_find_window(region, phys, &mapped);
 	if (!window)
 		return -ENOMEM;
 
-	ret = nvgrace_gpu_gate_enter(nvdev, NVGRACE_GPU_GATE_AWAKE);
-	if (ret)
-		return ret;
+	entry = nvgrace_gpu_gate_enter(nvdev, NVGRACE_GPU_GATE_AWAKE);
+	if (entry < 0)
+		return entry;
 	if (nvdev->gate.revokes != nvdev->scrub.revokes) {
 		ret = -EAGAIN;
 	} else {
@@ -156,7 +156,7 @@ static int scrub_block(struct nvgrace_gpu_device *nvdev,
 		if (!nvgrace_gpu_is_present(nvdev->core.pdev))
 			ret = -ENODEV;
 	}
-	nvgrace_gpu_gate_exit(nvdev);
+	nvgrace_gpu_gate_exit(nvdev, entry);
 	return ret;
 }
 
@@ -205,18 +205,18 @@ static void scrub_thread(struct work_struct *work)
  */
 VISIBLE_IF_KUNIT int nvgrace_gpu_scrub_begin(struct nvgrace_gpu_device *nvdev)
 {
-	int ret;
+	int entry;
 
 	do {
-		ret = nvgrace_gpu_gate_wait(nvdev, NVGRACE_GPU_GATE_AWAKE);
-		if (!ret)
-			ret = nvgrace_gpu_gate_enter(nvdev, NVGRACE_GPU_GATE_AWAKE);
-	} while (ret == -EAGAIN);
-	if (ret)
-		return ret;
+		entry = nvgrace_gpu_gate_wait(nvdev, NVGRACE_GPU_GATE_AWAKE);
+		if (!entry)
+			entry = nvgrace_gpu_gate_enter(nvdev, NVGRACE_GPU_GATE_AWAKE);
+	} while (entry == -EAGAIN);
+	if (entry < 0)
+		return entry;
 
 	nvdev->scrub.revokes = nvdev->gate.revokes;
-	nvgrace_gpu_gate_exit(nvdev);
+	nvgrace_gpu_gate_exit(nvdev, entry);
 	return 0;
 }
 
@@ -232,18 +232,17 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_scrub_begin(struct nvgrace_gpu_device *nvdev)
 VISIBLE_IF_KUNIT int nvgrace_gpu_scrub_end(struct nvgrace_gpu_device *nvdev)
 {
 	const struct nvgrace_gpu_region *last = &nvdev->regions[nvdev->nr_regions - 1];
-	int ret;
+	int entry, ret;
 
 	if (nvdev->scrub.error)
 		return nvdev->scrub.error;
 
 	stop_at(nvdev, last, last->backed);
-	ret = nvgrace_gpu_gate_enter(nvdev, NVGRACE_GPU_GATE_AWAKE);
-	if (ret)
-		return ret;
-	if (nvdev->scrub.revokes != nvdev->gate.revokes)
-		ret = -EAGAIN;
-	nvgrace_gpu_gate_exit(nvdev);
+	entry = nvgrace_gpu_gate_enter(nvdev, NVGRACE_GPU_GATE_AWAKE);
+	if (entry < 0)
+		return entry;
+	ret = nvdev->scrub.revokes == nvdev->gate.revokes ? 0 : -EAGAIN;
+	nvgrace_gpu_gate_exit(nvdev, entry);
 	return ret;
 }
 

@@ -30,6 +30,7 @@ struct fixture {
 	struct nvgrace_gpu_device nvdev;
 	struct pci_dev pdev;
 	u8 *memory;		/* of ALL bytes */
+	void *window[2][4];	/* of usemem and of resmem */
 	unsigned int windows;	/* how many were mapped */
 	enum reset reset;	/* when the GPU is reset */
 	bool no_window;		/* nothing can be mapped */
@@ -64,7 +65,7 @@ static bool fake_is_present(struct pci_dev *pdev)
 	struct kunit *test = kunit_get_current_test();
 
 	/* No reset can come between the writes and this. */
-	KUNIT_EXPECT_TRUE(test, percpu_is_read_locked(&f->nvdev.gate.ready_lock));
+	KUNIT_EXPECT_TRUE(test, srcu_read_lock_held(&f->nvdev.gate.users));
 	return f->looks++ != f->gone_at;
 }
 
@@ -90,12 +91,13 @@ static int fixture_init(struct kunit *test)
 	f->nvdev.nr_regions = 2;
 	f->nvdev.regions[0] = (struct nvgrace_gpu_region) {
 		.name = "usemem", .cacheable = true, .base = BASE, .backed = USEMEM,
+		.windows = f->window[0],
 	};
 	f->nvdev.regions[1] = (struct nvgrace_gpu_region) {
 		.name = "resmem", .base = BASE + USEMEM, .backed = RESMEM,
+		.windows = f->window[1],
 	};
 	make_gate(test, &f->nvdev);
-	xa_init(&f->nvdev.windows);
 	xa_init(&f->nvdev.poison.pages);
 	kunit_activate_static_stub(test, nvgrace_gpu_map_window, fake_map_window);
 	kunit_activate_static_stub(test, nvgrace_gpu_is_present, fake_is_present);
@@ -110,7 +112,6 @@ static void fixture_exit(struct kunit *test)
 	if (!f)
 		return;
 	/* The windows are pieces of the memory; memunmap() ignores what is not its own. */
-	xa_destroy(&f->nvdev.windows);
 	xa_destroy(&f->nvdev.poison.pages);
 	nvgrace_gpu_scrub_exit(&f->nvdev);
 	vfree(f->memory);
