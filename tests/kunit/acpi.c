@@ -250,6 +250,32 @@ static void flag_instead_of_a_value(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, read_range(test, props, &range), -ENODATA);
 }
 
+/* A list of one is the value; of a longer one no value is more right than another. */
+static void list_instead_of_a_value(struct kunit *test)
+{
+	static const u64 bases[] = { BASE, BASE }, sizes[] = { SIZE, SIZE, SIZE };
+	const struct property_entry one[] = {
+		PROPERTY_ENTRY_U64_ARRAY_LEN(NVGRACE_GPU_PROP_BASE, bases, 1),
+		PROPERTY_ENTRY_U64_ARRAY_LEN(NVGRACE_GPU_PROP_SIZE, sizes, 1),
+		{}
+	};
+	const struct property_entry two_bases[] = {
+		PROPERTY_ENTRY_U64_ARRAY(NVGRACE_GPU_PROP_BASE, bases),
+		PROPERTY_ENTRY_U64(NVGRACE_GPU_PROP_SIZE, SIZE),
+		{}
+	};
+	const struct property_entry three_sizes[] = {
+		PROPERTY_ENTRY_U64(NVGRACE_GPU_PROP_BASE, BASE),
+		PROPERTY_ENTRY_U64_ARRAY(NVGRACE_GPU_PROP_SIZE, sizes),
+		{}
+	};
+	struct nvgrace_gpu_range range;
+
+	KUNIT_EXPECT_EQ(test, read_range(test, one, &range), 0);
+	KUNIT_EXPECT_EQ(test, read_range(test, two_bases, &range), -EPROTO);
+	KUNIT_EXPECT_EQ(test, read_range(test, three_sizes, &range), -EPROTO);
+}
+
 /* No firmware node at all, as on a machine without ACPI. */
 static void device_without_properties(struct kunit *test)
 {
@@ -269,6 +295,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(range_is_beyond_what_can_be_addressed),
 	KUNIT_CASE(range_overlaps_system_ram),
 	KUNIT_CASE(flag_instead_of_a_value),
+	KUNIT_CASE(list_instead_of_a_value),
 	KUNIT_CASE(device_without_properties),
 	{}
 };
