@@ -19,6 +19,7 @@
 #include <linux/overflow.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 #include <linux/xarray.h>
 
@@ -108,6 +109,19 @@ static size_t nr_windows(const struct nvgrace_gpu_region *region)
 	return window_number(region, region->base + region->backed - 1) + 1;
 }
 
+/*
+ * A claim is nested in a resource that nobody calls busy. The window of a host bridge may be
+ * around the memory. Anything else, such as EFI's runtime memory or the BAR of a device, is
+ * something that a VFIO user must not get.
+ */
+static bool belongs_to_another(const struct resource *claim)
+{
+	const struct resource *parent = claim->parent;
+
+	return parent != &iomem_resource && !(parent->flags & IORESOURCE_WINDOW) &&
+	       !strstarts(parent->name ?: "", "CXL Window ");
+}
+
 /**
  * nvgrace_gpu_claim_regions() - request the memory, so that no other driver uses it
  * @nvdev: the device, which is being bound
@@ -116,7 +130,8 @@ static size_t nr_windows(const struct nvgrace_gpu_region *region)
  * room for the windows.
  *
  * Context: Process context, may sleep.
- * Return: 0; -EBUSY if a part of a region is claimed already; -ENOMEM.
+ * Return: 0; -EBUSY if a part of a region is claimed already, or belongs to something else;
+ * -ENOMEM.
  */
 int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
 {
@@ -125,17 +140,28 @@ int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
 	struct nvgrace_gpu_region *region;
 
 	for (region = nvdev->regions; region < end; region++) {
+		const struct resource *claim;
+
 		region->windows = devm_kcalloc(&pdev->dev, nr_windows(region),
 					       sizeof(*region->windows), GFP_KERNEL);
 		if (!region->windows)
 			return -ENOMEM;
-		if (!devm_request_mem_region(&pdev->dev, region->base,
-					     region->backed, KBUILD_MODNAME))
+
+		claim = devm_request_mem_region(&pdev->dev, region->base, region->backed,
+						KBUILD_MODNAME);
+		if (!claim)
 			return dev_err_probe(&pdev->dev, -EBUSY,
 					     "%s: %s [mem %#llx-%#llx] is in use, see /proc/iomem\n",
 					     NVGRACE_GPU_PROP_BASE,
 					     region->name, (u64)region->base,
 					     (u64)region->base + region->backed - 1);
+		if (belongs_to_another(claim))
+			return dev_err_probe(&pdev->dev, -EBUSY,
+					     "%s: %s [mem %#llx-%#llx] lies in %s, see /proc/iomem\n",
+					     NVGRACE_GPU_PROP_BASE,
+					     region->name, (u64)region->base,
+					     (u64)region->base + region->backed - 1,
+					     claim->parent->name ?: "?");
 	}
 	return 0;
 }
