@@ -371,7 +371,7 @@ int nvgrace_gpu_judge(struct pci_dev *pdev,
 		      const struct nvgrace_gpu_status *status);
 int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 			    struct nvgrace_gpu_status *status);
-u16 nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);
+int nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);
 void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
 int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
 				pgoff_t *pgoff);

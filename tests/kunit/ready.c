@@ -20,23 +20,23 @@
  */
 struct fake_gpu {
 	struct pci_dev pdev;
-	u16 dvsec;
+	int dvsec;
 	u16 flags;
 };
 
-static u16 fake_read_dvsec(struct pci_dev *pdev, u16 *flags)
+static int fake_read_dvsec(struct pci_dev *pdev, u16 *flags)
 {
 	struct fake_gpu *gpu = container_of(pdev, struct fake_gpu, pdev);
 
 	/* As the driver has it, the flags mean nothing without a DVSEC. */
-	if (gpu->dvsec)
+	if (gpu->dvsec > 0)
 		*flags = gpu->flags;
 	return gpu->dvsec;
 }
 
 struct dvsec_case {
 	const char *name;
-	u16 dvsec;
+	int dvsec;
 	u16 flags;
 	int ret;
 };
@@ -53,6 +53,7 @@ static const struct dvsec_case dvsec_cases[] = {
 	{ "last place that a DVSEC can have", 0xff4, 0x0001, 0 },
 	/* All ones is what a read gives that nobody answered. */
 	{ "cannot be read", 0x400, 0xffff, -EIO },
+	{ "not found for an error", -ELOOP, 0x0001, -ELOOP },
 };
 
 KUNIT_ARRAY_PARAM_DESC(dvsec, dvsec_cases, name);
