@@ -10,32 +10,11 @@ static const struct program program = {
 	.vars = { VAR_BDF, VAR_REGIONS },
 };
 
-#ifndef VFIO_DEVICE_FEATURE_DMA_BUF
-#define VFIO_DEVICE_FEATURE_DMA_BUF 11
-#endif
-
 FIXTURE(dmabuf)
 {
 	struct vfio v;
 	int fd;
 };
-
-/*
- * Does VFIO's core have dma-bufs? Its symbols say so, and not the driver under test,
- * which would pass without them.
- */
-static bool core_has_dma_bufs(void)
-{
-	FILE *f = fopen("/proc/kallsyms", "r");
-	bool found = false;
-	char line[256];
-
-	while (f && !found && fgets(line, sizeof(line), f))
-		found = strstr(line, " vfio_pci_dma_buf_");
-	if (f)
-		fclose(f);
-	return found;
-}
 
 FIXTURE_SETUP(dmabuf)
 {
@@ -49,31 +28,6 @@ FIXTURE_SETUP(dmabuf)
 FIXTURE_TEARDOWN(dmabuf)
 {
 	vfio_close(&self->v);
-}
-
-/* The dma-buf's fd, or -errno. */
-static int export(int device, unsigned int bar, uint64_t offset, uint64_t length)
-{
-	struct {
-		struct vfio_device_feature hdr;
-		uint32_t region_index;
-		uint32_t open_flags;
-		uint32_t flags;
-		uint32_t nr_ranges;
-		uint64_t offset;
-		uint64_t length;
-	} feature = {
-		.hdr.argsz = sizeof(feature),
-		.hdr.flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
-		.region_index = bar,
-		.open_flags = O_RDWR | O_CLOEXEC,
-		.nr_ranges = 1,
-		.offset = offset,
-		.length = length,
-	};
-	int fd = ioctl(device, VFIO_DEVICE_FEATURE, &feature);
-
-	return fd < 0 ? -errno : fd;
 }
 
 TEST_F(dmabuf, ranges)
@@ -102,7 +56,7 @@ TEST_F(dmabuf, ranges)
 		unsigned int j;
 
 		for (j = 0; j < ARRAY_SIZE(cases); j++) {
-			int fd = export(self->fd, bar, cases[j].offset, cases[j].length);
+			int fd = export_dmabuf(self->fd, bar, cases[j].offset, cases[j].length);
 			int error = fd < 0 ? fd : 0;
 
 			EXPECT_EQ(cases[j].error, error) {
@@ -120,14 +74,14 @@ TEST_F(dmabuf, ranges)
 /* A BAR that the GPU does not have is no dma-buf either. */
 TEST_F(dmabuf, other_bars)
 {
-	int fd = export(self->fd, 0, 0, PAGE);
+	int fd = export_dmabuf(self->fd, 0, 0, PAGE);
 
 	EXPECT_LE(0, fd);
 	close(fd);
-	EXPECT_EQ(-ENODEV, export(self->fd, 1, 0, PAGE));
-	EXPECT_EQ(-ENODEV, export(self->fd, 3, 0, PAGE));
-	EXPECT_EQ(-ENODEV, export(self->fd, 5, 0, PAGE));
-	EXPECT_EQ(-ENODEV, export(self->fd, 6, 0, PAGE));
+	EXPECT_EQ(-ENODEV, export_dmabuf(self->fd, 1, 0, PAGE));
+	EXPECT_EQ(-ENODEV, export_dmabuf(self->fd, 3, 0, PAGE));
+	EXPECT_EQ(-ENODEV, export_dmabuf(self->fd, 5, 0, PAGE));
+	EXPECT_EQ(-ENODEV, export_dmabuf(self->fd, 6, 0, PAGE));
 }
 
 /* It can be made, and outlive the device's fd, any number of times. */
@@ -136,7 +90,7 @@ TEST_F(dmabuf, outlives_the_device)
 	int i, fd;
 
 	for (i = 0; i < 3; i++) {
-		fd = export(self->fd, self->v.regions[USEMEM].bar, 0, MIB(2));
+		fd = export_dmabuf(self->fd, self->v.regions[USEMEM].bar, 0, MIB(2));
 		ASSERT_LE(0, fd);
 		reopen_device(_metadata, &self->v, &self->fd);
 		close(fd);
@@ -195,7 +149,7 @@ TEST_F(dmabuf, iommufd_maps)
 
 	for (i = 0; i < NR_REGIONS; i++) {
 		ASSERT_EQ(0, attach(&self->v, &ioas_id));
-		fd = export(self->fd, self->v.regions[i].bar, 0, MIB(4));
+		fd = export_dmabuf(self->fd, self->v.regions[i].bar, 0, MIB(4));
 		ASSERT_LE(0, fd);
 		EXPECT_EQ(0, map_file(&self->v, ioas_id, fd));
 		close(fd);
@@ -217,7 +171,7 @@ TEST_F(dmabuf, iommufd_maps_again)
 
 	ASSERT_EQ(0, attach(&self->v, &ioas_id));
 	for (i = 0; i < NR_REGIONS; i++) {
-		fd = export(self->fd, self->v.regions[i].bar, 0, MIB(4));
+		fd = export_dmabuf(self->fd, self->v.regions[i].bar, 0, MIB(4));
 		ASSERT_LE(0, fd);
 		ASSERT_EQ(0, map_file(&self->v, ioas_id, fd));
 

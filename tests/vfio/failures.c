@@ -1,18 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Each allocation and each user copy of probe, open and use fails once: what was
- * begun has to be undone, and the next attempt has to work.
+ * Each allocation, each user copy, and each call that the driver makes of the kernel fails
+ * once, in probe, open and use: what was begun has to be undone, and the next attempt has to
+ * work.
  *
- * The kernel's fault injection lets the Nth of them in this task fail. The device is
- * the only one that nvgrace_gpu may bind.
+ * The kernel's fault injection lets the Nth allocation or copy in this task fail, and
+ * tests/modules/fail_calls.c the Nth call of a function. The device is the only one that
+ * nvgrace_gpu may bind.
  */
+#include <fnmatch.h>
+#include <sys/syscall.h>
+
+#include "fault.h"
 #include "fixture.h"
 
 static const struct program program = {
-	.what = "each allocation of probe, open and use fails once",
+	.what = "each allocation and each call of probe, open and use fails once",
 	.vars = {
 		{ "BDF", "PCI address of the device, with driver_override set", "0000:01:00.0" },
 		VAR_REGIONS,
+		{ "MODULE", "the driver's file, to load it (for the fixture calls)",
+		  "/modules/nvgrace_gpu.ko", true },
+		{ "UNDEFINED", "the symbols that it needs, a line each", "/undefined", true },
 	},
 	.unbound = true,
 };
@@ -290,26 +299,191 @@ static int region_info(int fd)
 static int map_and_touch(int fd)
 {
 	volatile uint8_t *p;
+	int sig;
 
 	p = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 		 regions[RESMEM].off);
 	if (p == MAP_FAILED)
 		return -errno;
-	p[0] = 0x5a;
-	p[PAGE] = 0xa5;
-	return munmap((void *)p, 2 * PAGE) ? -errno : 0;
+	sig = fault_of(p[0] = 0x5a).sig ?: fault_of(p[PAGE] = 0xa5).sig;
+	return munmap((void *)p, 2 * PAGE) ? -errno : sig ? -EFAULT : 0;
 }
 
-static const struct {
+/* The kernel copies from the mapping: a fault in kernel mode. */
+static int write_file_from_map(int fd)
+{
+	int file = open("/tmp/from-map", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	ssize_t n = -1;
+	int err = errno;
+	void *p;
+
+	if (file < 0)
+		return -err;
+	p = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, regions[RESMEM].off);
+	err = errno;
+	if (p != MAP_FAILED) {
+		n = pwrite(file, p, 8, 0);
+		err = errno;
+		munmap(p, PAGE);
+	}
+	close(file);
+	return n == 8 ? 0 : -err;
+}
+
+/* A block, where the kernel has them. */
+static int map_block_and_touch(int fd)
+{
+	uint8_t *at = reserve(BLOCK, 0);
+	volatile uint8_t *p;
+	int sig;
+
+	p = mmap(at, BLOCK, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+		 regions[USEMEM].off);
+	if (p == MAP_FAILED)
+		return -errno;
+	sig = fault_of(p[BLOCK / 2] = 1).sig;
+	munmap((void *)p, BLOCK);
+	return sig ? -EFAULT : 0;
+}
+
+static int map_bar0(int fd)
+{
+	void *p = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
+
+	return p == MAP_FAILED ? -errno : munmap(p, PAGE);
+}
+
+static int read_bar0(int fd)
+{
+	uint32_t value;
+
+	return pread(fd, &value, sizeof(value), 0x1498) == sizeof(value) ? 0 : -errno;
+}
+
+static int write_bar0(int fd)
+{
+	uint32_t value = 1;
+
+	return pwrite(fd, &value, sizeof(value), 0x4000) == sizeof(value) ? 0 : -errno;
+}
+
+static int region_info_of_bar0(int fd)
+{
+	struct vfio_region_info info = { .argsz = sizeof(info), .index = 0 };
+
+	return ioctl(fd, VFIO_DEVICE_GET_REGION_INFO, &info) ? -errno : !info.size;
+}
+
+static int device_info(int fd)
+{
+	struct vfio_device_info info = { .argsz = sizeof(info) };
+
+	return ioctl(fd, VFIO_DEVICE_GET_INFO, &info) ? -errno : 0;
+}
+
+/* To where it is already, D0. */
+static int write_power_state(int fd)
+{
+	unsigned int cap = config_find_cap(fd, PCI_CAP_ID_PM);
+	uint16_t value = 0;
+
+	if (!cap)
+		return -EIO;
+	return pwrite(fd, &value, 2, CONFIG + cap + PCI_PM_CTRL) == 2 ? 0 : -errno;
+}
+
+/* A reset, and the memory after it, whose readiness is not known. */
+static int reset_and_read(int fd)
+{
+	uint64_t value;
+
+	if (ioctl(fd, VFIO_DEVICE_RESET))
+		return -errno;
+	if (enable_memory(fd))
+		return -errno;
+	return pread(fd, &value, 8, regions[USEMEM].off) == 8 ? 0 : -errno;
+}
+
+static int reset_and_touch(int fd)
+{
+	volatile uint8_t *p;
+	int sig;
+
+	p = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, regions[RESMEM].off);
+	if (p == MAP_FAILED)
+		return -errno;
+	(void)fault_of((void)*p);
+	if (ioctl(fd, VFIO_DEVICE_RESET) || enable_memory(fd)) {
+		int err = errno;
+
+		munmap((void *)p, PAGE);
+		return -err;
+	}
+	sig = fault_of((void)*p).sig;
+	munmap((void *)p, PAGE);
+	return sig ? -EFAULT : 0;
+}
+
+/* Asleep, or allowed to, it is resumed by the read. */
+static int low_power_and_read(int fd)
+{
+	uint64_t value;
+	int ret = 0;
+
+	if (allow_low_power(fd, true))
+		return -errno;
+	if (pread(fd, &value, 8, regions[USEMEM].off) != 8)
+		ret = -errno;
+	while (allow_low_power(fd, false))
+		if (errno != EFAULT && errno != ENOMEM && errno != EIO)
+			return -errno;
+	return ret;
+}
+
+static int export_usemem(int fd)
+{
+	int buf = export_dmabuf(fd, regions[USEMEM].bar, 0, PAGE);
+
+	return buf < 0 ? buf : close(buf);
+}
+
+static int export_bar0(int fd)
+{
+	int buf = export_dmabuf(fd, 0, 0, PAGE);
+
+	return buf < 0 ? buf : close(buf);
+}
+
+static bool always(void)
+{
+	return true;
+}
+
+static const struct use {
 	const char *name;
 	int (*use)(int fd);
+	bool (*possible)(void);
+	bool can_fail;		/* for want of memory, or by a bad buffer */
 } uses[] = {
-	{ "read", read_region },
-	{ "write", write_region },
-	{ "config read", read_config },
-	{ "config write", write_config },
-	{ "region info", region_info },
-	{ "mmap and touch", map_and_touch },
+	{ "read", read_region, always, true },
+	{ "write", write_region, always, true },
+	{ "config read", read_config, always, true },
+	{ "config write", write_config, always, true },
+	{ "region info", region_info, always, true },
+	{ "mmap and touch", map_and_touch, always, true },
+	{ "mmap a block and touch", map_block_and_touch, always },
+	{ "write to a file from mmap", write_file_from_map, always },
+	{ "mmap BAR0", map_bar0, always },
+	{ "read BAR0", read_bar0, always },
+	{ "write BAR0", write_bar0, always },
+	{ "region info of BAR0", region_info_of_bar0, always },
+	{ "device info", device_info, always },
+	{ "power state", write_power_state, always },
+	{ "reset and read", reset_and_read, always },
+	{ "reset and touch", reset_and_touch, always },
+	{ "low power and read", low_power_and_read, always },
+	{ "dma-buf", export_usemem, core_has_dma_bufs },
+	{ "dma-buf of BAR0", export_bar0, core_has_dma_bufs },
 };
 
 TEST_F_TIMEOUT(device, use_works_afterwards, 600)
@@ -321,6 +495,8 @@ TEST_F_TIMEOUT(device, use_works_afterwards, 600)
 		int n, ret, failed = 0;
 		bool struck = true;
 
+		if (!uses[i].possible())
+			continue;
 		for (n = 1; struck && n < MOST; n++) {
 			arm(n);
 			ret = uses[i].use(self->v.device);
@@ -330,7 +506,8 @@ TEST_F_TIMEOUT(device, use_works_afterwards, 600)
 			if (ret) {
 				ASSERT_TRUE(struck) TH_LOG("%s, attempt %d: %s",
 							   uses[i].name, n, strerror(-ret));
-				ASSERT_TRUE(ret == -ENOMEM || ret == -EFAULT)
+				ASSERT_TRUE(ret == -ENOMEM || ret == -EFAULT ||
+					    !uses[i].can_fail)
 					TH_LOG("%s, attempt %d: %s", uses[i].name, n,
 					       strerror(-ret));
 				failed++;
@@ -339,11 +516,497 @@ TEST_F_TIMEOUT(device, use_works_afterwards, 600)
 				TH_LOG("%s, after attempt %d", uses[i].name, n);
 		}
 		EXPECT_FALSE(struck);
-		EXPECT_GT(failed, 0) TH_LOG("%s", uses[i].name);
+		if (uses[i].can_fail)
+			EXPECT_GT(failed, 0) TH_LOG("%s", uses[i].name);
 		TH_LOG("%s: %d points, %d of them fail it", uses[i].name, n - 2, failed);
 	}
 	vfio_close(&self->v);
 	EXPECT_TRUE(is_suspended());
 }
 
-TEST_PROGRAM_MAIN(program)
+/* ---- calls that the driver makes ---- */
+
+#define CALLS		"/sys/kernel/debug/fail_calls/"
+#define MAX_ERRORS	4
+
+/* ERESTARTSYS, which no signal turns into EINTR here: none came. */
+#define RESTART		512
+
+/*
+ * What the driver calls and may fail, with what a failed call returns, for fail_calls.c, and
+ * the errors that may come of it. GOES_ON: the driver may do without. USE_GOES_ON: so it may,
+ * but not in probe or open.
+ */
+#define GOES_ON		(-1)
+#define USE_GOES_ON	(-2)
+
+static const struct call {
+	const char *name;
+	const char *value;
+	int errors[MAX_ERRORS];
+	const char *with;	/* the driver calls it only if this one fails, twice */
+	const char *untested;	/* why not here */
+} calls[] = {
+	{ "__pci_register_driver", "-12", { ENOMEM } },
+	{ "kstrtouint", "-22", { EINVAL } },
+	{ "_vfio_alloc_device", "-12", { ENOMEM } },
+	{ "vfio_pci_core_init_dev", "-12", { ENOMEM } },
+	{ "__percpu_init_rwsem", "-12", { ENOMEM } },
+	{ "device_property_present", "0", { EPROTO } },
+	{ "device_property_read_u64_array", "-71", { EPROTO } },
+	{ "acpi_evaluate_object", "4", { ENOMEM, EPROTO }, .with = "device_property_present" },
+	{ "region_intersects", "0", { EBUSY } },
+	{ "pci_enable_device_mem", "-5", { EIO } },
+	{ "pci_request_selected_regions", "-16", { EBUSY } },
+	{ "pci_iomap", "0", { ENOMEM } },
+	/* A read or write that finds the GPU asleep or gone wakes it, and tries again. */
+	{ "pci_read_config_dword", "ones", { EIO, EFAULT, USE_GOES_ON } },
+	{ "pci_read_config_word", "ones", { EIO, EFAULT, USE_GOES_ON } },
+	{ "__devm_request_region", "0", { EBUSY } },
+	{ "vfio_pci_core_register_device", "-12", { ENOMEM } },
+	{ "vfio_pci_core_enable", "-5", { EIO } },
+	{ "vfio_pci_core_setup_barmap", "-12", { ENOMEM } },
+	{ "register_pfn_address_space", "-16", { EBUSY } },
+	{ "__kmalloc_cache_noprof", "0", { ENOMEM } },
+	{ "vfio_info_add_capability", "-12", { ENOMEM } },
+	{ "vfio_pci_ioctl_get_region_info", "-22", { EINVAL } },
+	{ "vfio_pci_core_ioctl", "-5", { EIO } },
+	{ "vfio_pci_core_read", "-5", { EIO } },
+	{ "vfio_pci_core_write", "-5", { EIO } },
+	{ "vfio_pci_core_mmap", "-22", { EINVAL } },
+	{ "vfio_pci_core_get_dmabuf_phys", "-22", { EINVAL } },
+	{ "vfio_pci_core_fill_phys_vec", "-22", { EINVAL } },
+	{ "pcim_p2pdma_provider", "0", { EINVAL } },
+	/* A direct copy that ends early goes on by the stack. */
+	{ "__arch_copy_from_user", "left", { EFAULT, GOES_ON } },
+	{ "__arch_copy_to_user", "left", { EFAULT, GOES_ON } },
+	{ "memremap", "0", { ENOMEM } },
+	/* An internal entry of an xarray that means -ENOMEM. */
+	{ "__xa_cmpxchg", "-46", { ENOMEM } },
+	{ "__pm_runtime_resume", "-5", { EIO }, },
+	{ "mutex_lock_killable", "-4", { EINTR } },
+	/* What lockdep makes of it. */
+	{ "mutex_lock_killable_nested", "-4", { EINTR } },
+	{ "down_read_trylock", "0", { GOES_ON } },
+	{ "down_read_interruptible", "-4", { RESTART, GOES_ON }, .with = "down_read_trylock" },
+	{ "down_read_killable", "-4", { EFAULT, GOES_ON }, .with = "down_read_trylock" },
+	/* VM_FAULT_SIGBUS. Neighbours of the page that faulted fault by themselves. */
+	{ "vmf_insert_pfn", "2", { EFAULT, GOES_ON } },
+	{ "vmf_insert_pfn_pmd", "2", { EFAULT } },
+	{ "xa_store", "0", .untested = "a page that is not remembered is not refused" },
+	{ "vfio_pci_core_aer_err_detected", "0", .untested = "AER ignores it: life.sh" },
+	{ "vfio_pci_core_sriov_configure", "-5",
+	  .untested = "the driver hands on what it returns; no stand-in has SR-IOV" },
+};
+
+/* The other symbols that the driver needs: what cannot fail, with the reason. */
+static const struct {
+	const char *names, *reason;
+} harmless[] = {
+	{ "_printk dev_err_probe _dev_err _dev_info __warn_printk ___ratelimit",
+	  "log" },
+	{ "acpi_format_exception",
+	  "log" },
+	{ "kfree put_device fput memunmap pci_iounmap pci_disable_device xa_destroy",
+	  "returns nothing, or what nobody needs" },
+	{ "pci_release_selected_regions pci_unregister_driver percpu_free_rwsem",
+	  "returns nothing, or what nobody needs" },
+	{ "unregister_pfn_address_space unmap_mapping_range",
+	  "returns nothing, or what nobody needs" },
+	{ "vfio_pci_core_close_device vfio_pci_core_disable",
+	  "returns nothing, or what nobody needs" },
+	{ "vfio_pci_core_finish_enable vfio_pci_core_release_dev",
+	  "returns nothing, or what nobody needs" },
+	{ "vfio_pci_core_unregister_device vfio_info_cap_shift __pm_runtime_idle",
+	  "returns nothing, or what nobody needs" },
+	{ "debugfs_create_file* debugfs_create_dir",
+	  "returns nothing, or what nobody needs" },
+	{ "up_read up_write down_read down_write mutex_lock mutex_unlock",
+	  "locks, and sleeps" },
+	{ "rcuwait_wake_up percpu_down_write percpu_up_write __percpu_down_read",
+	  "locks, and sleeps" },
+	{ "__percpu_up_read mutex_init_generic __mutex_init queued_spin_lock_slowpath",
+	  "locks, and sleeps" },
+	{ "_raw_spin_* __raw_spin_* schedule_timeout __cond_resched preempt_schedule*",
+	  "locks, and sleeps" },
+	{ "__init_rwsem percpu_rwsem_* __vma_start_write __vma_*",
+	  "locks, and sleeps" },
+	{ "xa_find xa_find_after xa_load pci_device_is_present",
+	  "says what there is" },
+	{ "is_acpi_device_node strncmp memcmp", "computes" },
+	{ "debug_locks fs_reclaim_* should_fail_usercopy", "instrumentation" },
+	{ "memcpy memset memmove strcmp strlen __msecs_to_jiffies sysfs_emit",
+	  "computes" },
+	{ "seq_printf seq_read seq_lseek single_* param_get_uint param_ops_bool",
+	  "computes" },
+	{ "vfio_pci_core_ioctl_feature vfio_pci_core_match* vfio_pci_core_request",
+	  "an op that VFIO calls" },
+	{ "vfio_iommufd_physical_*",
+	  "an op that VFIO calls" },
+	{ "__this_module iomem_resource jiffies kmalloc_caches *_caches",
+	  "data" },
+	{ "__tracepoint_* __SCK__* __SCT__*",
+	  "data" },
+	{ "__stack_chk_fail __fortify_panic __copy_overflow __check_object_size",
+	  "instrumentation" },
+	{ "validate_usercopy_range refcount_warn_saturate __ubsan_* __asan_*",
+	  "instrumentation" },
+	{ "__kasan_* kasan_* lock_* lockdep_* debug_lockdep_* __might_* might_* rcu_*",
+	  "instrumentation" },
+	{ "__rcu_* __mmap_lock_do_trace_* __trace_set_current_state alt_cb_patch_nops",
+	  "instrumentation" },
+	{ "__gcov_* __llvm_* __sanitizer_* kunit_* __kunit_* mem_dump_obj dump_page",
+	  "instrumentation" },
+	{ "dump_vma dump_mm",
+	  "instrumentation" },
+};
+
+/* Of all tests, which are processes. */
+static struct tally {
+	unsigned long reached, failed, went_on;
+	int seen[MAX_ERRORS];
+} *tallies;
+static unsigned long *operations;
+
+static void __attribute__((constructor)) share_tallies(void)
+{
+	tallies = mmap(NULL, sizeof(*tallies) * ARRAY_SIZE(calls) + sizeof(*operations),
+		       PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	operations = (void *)(tallies + ARRAY_SIZE(calls));
+}
+
+static long get_call(const char *name, const char *file)
+{
+	char path[128], line[32];
+
+	snprintf(path, sizeof(path), CALLS "%s/%s", name, file);
+	read_line(path, line, sizeof(line));
+	return *line ? atol(line) : -1;
+}
+
+static void set_call(const char *name, const char *file, unsigned int value)
+{
+	char path[128], line[16];
+
+	snprintf(path, sizeof(path), CALLS "%s/%s", name, file);
+	snprintf(line, sizeof(line), "%u", value);
+	if (write_file(path, line))
+		exit(KSFT_FAIL);
+}
+
+/* NULL if the driver's calls of the function can fail here, or why not. */
+static bool has_call(const struct call *call)
+{
+	return !call->untested && get_call(call->name, "calls") >= 0;
+}
+
+/* What a test does over and over: 0 or -errno, 1 if it has not come to its end well. */
+struct operation {
+	const char *name;
+	int (*run)(void *arg);
+	void *arg;
+	bool (*undone)(void);	/* what holds after an operation that failed */
+};
+
+/*
+ * Each call of CALL in the operation fails once. The text of what is wrong is in WRONG, or
+ * that is empty.
+ */
+static void sweep_call(const struct operation *op, const struct call *call, char *wrong)
+{
+	struct tally *tally = &tallies[call - calls];
+	int ret, with_ret = 0, i;
+	unsigned int n;
+
+	*wrong = 0;
+	if (!has_call(call))
+		return;
+	for (n = 1; !*wrong && n < MOST; n++) {
+		if (call->with) {
+			set_call(call->with, "last", 2);
+			set_call(call->with, "calls", 0);
+			set_call(call->with, "fail", 1);
+			if (n == 1)
+				with_ret = op->run(op->arg);
+			set_call(call->with, "calls", 0);
+		}
+		set_call(call->name, "calls", 0);
+		set_call(call->name, "struck", 0);
+		set_call(call->name, "fail", n);
+		ret = op->run(op->arg);
+		set_call(call->name, "fail", 0);
+		if (call->with) {
+			set_call(call->with, "fail", 0);
+			set_call(call->with, "last", 0);
+		}
+		if (!get_call(call->name, "struck")) {
+			if (ret != with_ret)
+				sprintf(wrong, "%d without a failure", ret);
+			break;
+		}
+
+		tally->reached++;
+		tally->failed += ret != 0;
+		tally->went_on += !ret;
+		for (i = 0; i < MAX_ERRORS; i++) {
+			if (call->errors[i] == (ret ? -ret : GOES_ON))
+				break;
+			if (call->errors[i] == USE_GOES_ON && !ret && !op->undone)
+				break;
+			if (ret == with_ret && call->with)
+				break;
+		}
+		if (i == MAX_ERRORS)
+			sprintf(wrong, "call %u fails, and it returns %d (%s)", n, ret,
+				ret < 0 ? strerror(-ret) : "no error");
+		else
+			tally->seen[i] = -ret;
+		if (ret && op->undone && !op->undone())
+			sprintf(wrong, "call %u fails, and not all is undone", n);
+		else if (op->run(op->arg))
+			sprintf(wrong, "after call %u failed, it fails again", n);
+	}
+}
+
+static int sweep(struct __test_metadata *_metadata, const struct operation *op)
+{
+	char wrong[160];
+	unsigned int i;
+	int bad = 0;
+
+	(*operations)++;
+	for (i = 0; i < ARRAY_SIZE(calls); i++) {
+		sweep_call(op, &calls[i], wrong);
+		if (*wrong) {
+			TH_LOG("%s, %s: %s", op->name, calls[i].name, wrong);
+			bad++;
+		}
+	}
+	return bad;
+}
+
+static int bind_and_unbind(void *arg)
+{
+	int ret = bind_gpu();
+
+	if (ret)
+		return ret;
+	if (!is_bound())
+		return 1;
+	return unbind_gpu() || !nothing_is_bound();
+}
+
+static int load_and_unload(void *arg)
+{
+	int fd = open(getenv("MODULE") ?: "/modules/nvgrace_gpu.ko", O_RDONLY | O_CLOEXEC);
+	int ret = syscall(SYS_finit_module, fd, "usemem_bar=2", 0) ? -errno : 0;
+
+	close(fd);
+	if (ret)
+		return ret;
+	return syscall(SYS_delete_module, "nvgrace_gpu", O_NONBLOCK) ? -errno : 0;
+}
+
+static bool is_not_loaded(void)
+{
+	return access("/sys/module/nvgrace_gpu", F_OK) != 0;
+}
+
+static int open_and_close(void *arg)
+{
+	struct vfio v;
+	int ret = vfio_open(&v, BEST_MODE);
+
+	vfio_close(&v);
+	if (ret)
+		return ret;
+	return !is_suspended();
+}
+
+struct use_of {
+	const struct use *use;
+	int fd;
+};
+
+static int use(void *arg)
+{
+	struct use_of *u = arg;
+
+	return u->use->use(u->fd);
+}
+
+/* The kernel maps memory for reads when the device is open first, so it is open each time. */
+static int use_fresh(void *arg)
+{
+	struct use_of *u = arg;
+	struct vfio v;
+	int ret = vfio_open(&v, BEST_MODE);
+
+	if (!ret)
+		ret = u->use->use(v.device);
+	vfio_close(&v);
+	return ret;
+}
+
+FIXTURE(calls) {
+};
+
+FIXTURE_SETUP(calls)
+{
+	if (access(CALLS, F_OK))
+		SKIP(return, "no " CALLS ": fail_calls.ko is not loaded");
+	ASSERT_EQ(0, expected_regions(regions));
+	ASSERT_TRUE(nothing_is_bound());
+}
+
+FIXTURE_TEARDOWN(calls)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(calls); i++)
+		if (has_call(&calls[i])) {
+			set_call(calls[i].name, "fail", 0);
+			set_call(calls[i].name, "last", 0);
+		}
+	if (device_has("driver"))
+		unbind_gpu();
+}
+
+/* The symbols are those of this build: one that nobody has thought about is a failure. */
+TEST_F(calls, undefined_symbols_are_known)
+{
+	FILE *f = fopen(getenv("UNDEFINED") ?: "/undefined", "re");
+	unsigned int i, fallible = 0, total = 0;
+	char symbol[128];
+
+	if (!f)
+		SKIP(return, "UNDEFINED names no file");
+	while (fscanf(f, "%127s", symbol) == 1) {
+		bool known = false;
+
+		for (i = 0; i < ARRAY_SIZE(calls) && !known; i++) {
+			known = !strcmp(symbol, calls[i].name);
+			fallible += known;
+		}
+		for (i = 0; i < ARRAY_SIZE(harmless) && !known; i++) {
+			char names[1024], *rest = names, *name;
+
+			snprintf(names, sizeof(names), "%s", harmless[i].names);
+			while (!known && (name = strsep(&rest, " ")))
+				known = !fnmatch(name, symbol, 0);
+		}
+		EXPECT_TRUE(known) TH_LOG("%s: can it fail? Add it to calls[] or harmless[]",
+					  symbol);
+		total++;
+	}
+	fclose(f);
+	EXPECT_LT(20, fallible);
+	TH_LOG("# symbols: the driver needs %u, %u of them can fail", total, fallible);
+}
+
+TEST_F_TIMEOUT(calls, load_is_undone, 600)
+{
+	const struct operation op = { "load", load_and_unload, NULL, is_not_loaded };
+
+	const char *module = getenv("MODULE") ?: "/modules/nvgrace_gpu.ko";
+	char path[PATH_MAX];
+
+	/* It would bind what has its name there, and a probe that fails is no failed load. */
+	device_path(path, sizeof(path), "driver_override");
+	ASSERT_EQ(0, write_file(path, "\n"));
+	ASSERT_EQ(0, syscall(SYS_delete_module, "nvgrace_gpu", O_NONBLOCK));
+	EXPECT_EQ(0, sweep(_metadata, &op));
+	ASSERT_EQ(0, syscall(SYS_finit_module, open(module, O_RDONLY), "", 0));
+	ASSERT_EQ(0, write_file(path, "nvgrace_gpu"));
+}
+
+TEST_F_TIMEOUT(calls, probe_is_undone, 900)
+{
+	const struct operation op = { "probe", bind_and_unbind, NULL, nothing_is_bound };
+
+	EXPECT_EQ(0, sweep(_metadata, &op));
+}
+
+TEST_F_TIMEOUT(calls, open_is_undone, 900)
+{
+	const struct operation op = { "open", open_and_close, NULL, is_suspended };
+
+	ASSERT_EQ(0, bind_gpu());
+	EXPECT_EQ(0, sweep(_metadata, &op));
+}
+
+TEST_F_TIMEOUT(calls, use_works_afterwards, 1800)
+{
+	struct vfio v;
+	unsigned int i;
+
+	ASSERT_EQ(0, bind_gpu());
+	for (i = 0; i < ARRAY_SIZE(uses); i++) {
+		struct use_of u = { .use = &uses[i] };
+		struct operation op = { uses[i].name, i < 2 ? use_fresh : use, &u };
+
+		if (!uses[i].possible())
+			continue;
+		if (op.run == use) {
+			ASSERT_EQ(0, vfio_open(&v, BEST_MODE));
+			u.fd = v.device;
+			enable_memory(u.fd);
+		}
+		EXPECT_EQ(0, sweep(_metadata, &op));
+		if (op.run == use)
+			vfio_close(&v);
+	}
+	EXPECT_TRUE(is_suspended());
+}
+
+/* The last one: it prints what the others have counted. */
+TEST_F(calls, each_is_reached)
+{
+	unsigned int i, j, places = 0, failed = 0, possible = 0;
+
+	for (i = 0; i < ARRAY_SIZE(uses); i++)
+		possible += uses[i].possible();
+	if (*operations != possible + 3)
+		SKIP(return, "not all of the other tests have run");
+
+	for (i = 0; i < ARRAY_SIZE(calls); i++) {
+		const struct tally *tally = &tallies[i];
+		char outcomes[128] = "";
+
+		if (calls[i].untested) {
+			TH_LOG("# call %-32s untested: %s", calls[i].name, calls[i].untested);
+			continue;
+		}
+		if (!has_call(&calls[i])) {
+			TH_LOG("# call %-32s not in this kernel", calls[i].name);
+			continue;
+		}
+		for (j = 0; j < MAX_ERRORS; j++)
+			if (tally->seen[j] > 0)
+				snprintf(outcomes + strlen(outcomes),
+					 sizeof(outcomes) - strlen(outcomes), " %s",
+					 tally->seen[j] == RESTART ? "ERESTARTSYS" :
+					 strerrorname_np(tally->seen[j]));
+		TH_LOG("# call %-32s reached %3lu, failed %3lu, went on %3lu:%s", calls[i].name,
+		       tally->reached, tally->failed, tally->went_on, outcomes);
+		EXPECT_LT(0, tally->reached) TH_LOG("%s is never called", calls[i].name);
+		places += tally->reached;
+		failed += tally->failed;
+	}
+	TH_LOG("# faults: %u injected by call in %lu operations, %u of them failed one", places,
+	       *operations, failed);
+}
+
+/* failures --calls: the parameter of fail_calls.ko. */
+int main(int argc, char **argv)
+{
+	unsigned int i;
+
+	if (argc != 2 || strcmp(argv[1], "--calls"))
+		return run_program(&program, argc, argv);
+	for (i = 0; i < ARRAY_SIZE(calls); i++)
+		if (!calls[i].untested)
+			printf("%s%s/%s", i ? "," : "", calls[i].name, calls[i].value);
+	printf("\n");
+	return 0;
+}
