@@ -38,19 +38,30 @@
  *			gets the message and interrupts; fatal or not as the
  *			severity register has it. EOPNOTSUPP if the kernel does not
  *			listen (pcie_ports=native makes it)
+ *	companion	the path of the ACPI device whose properties the GPU has, in place of
+ *			its own; write-only, and an empty line gives it its own back
+ *	config		OFFSET VALUE in hex: 32 bits of extended config space, from 0x100 on;
+ *			write-only, and an empty line gives back what was there
  *
- * The kernel's AER injector does the last, too, but takes a spinlock within
+ * gpu_standin/ssdt loads what is written to it, at once, as another table of ACPI: its devices
+ * can then be companions. Nothing unloads it.
+ *
+ * The kernel's AER injector does the error registers, too, but takes a spinlock within
  * pci_lock, which lockdep reports on newer kernels. If it is to be used all the
  * same: it replaces config space ops as well, so load it after this module, and
  * don't unload this module then.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/acpi.h>
 #include <linux/debugfs.h>
 #include <linux/interrupt.h>
 #include <linux/io.h>
 #include <linux/module.h>
 #include <linux/pci.h>
+#include <linux/sizes.h>
+#include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/timer.h>
 
 #define MAX_GPUS	8
@@ -73,7 +84,8 @@ MODULE_PARM_DESC(gpus,
 #define EXP_CAP		0x80
 #define AER_CAP		0x100
 #define DVSEC_CAP	0x150
-#define IMAGE_SIZE	0x160
+#define IMAGE_END	0x160
+#define IMAGE_SIZE	PCI_CFG_SPACE_EXP_SIZE
 
 #define FUNCTION(fn)	PCI_DEVFN(0, fn)
 
@@ -120,6 +132,7 @@ struct readiness {
  * @ready_ms: from the end of a reset until ready; negative: for ever
  * @c2c_link: a readiness register
  * @hbm_training: the other one
+ * @companion: its own in ACPI, while it has another
  * @root_status: error messages that @port has got from here; its AER root status
  * @root_source: who sent them; its AER error source
  * @resets_flr: function level resets seen
@@ -139,6 +152,7 @@ struct standin {
 	bool training, in_reset, gone, decodes;
 	int ready_ms;
 	struct readiness c2c_link, hbm_training;
+	struct acpi_device *companion;
 	u32 root_status, root_source;
 	u32 resets_flr, resets_bus;
 };
@@ -201,6 +215,31 @@ static u32 image_long(const struct image *image, int where)
 	return image_word(image, where) | (u32)image_word(image, where + 2) << 16;
 }
 
+static void fill_extended(struct standin *gpu)
+{
+	struct image *image = &gpu->image;
+
+	/* What is not said of these is 0; underneath, all of it can be written. */
+	own(image, AER_CAP, IMAGE_END - AER_CAP, 0, 0);
+	memset(image->owned + IMAGE_END, 0, IMAGE_SIZE - IMAGE_END);
+	memset(image->writable + IMAGE_END, 0, IMAGE_SIZE - IMAGE_END);
+	memset(image->value + IMAGE_END, 0, IMAGE_SIZE - IMAGE_END);
+	own(image, AER_CAP, 4, PCI_EXT_CAP_ID_ERR | 2 << 16 |
+	    (gpu->dvsec < 0 ? 0 : DVSEC_CAP << 20), 0);
+	own(image, AER_CAP + PCI_ERR_UNCOR_MASK, 4, 0, ~0);
+	own(image, AER_CAP + PCI_ERR_UNCOR_SEVER, 4, PCI_ERR_UNC_DLP |
+	    PCI_ERR_UNC_SURPDN | PCI_ERR_UNC_FCP | PCI_ERR_UNC_RX_OVER |
+	    PCI_ERR_UNC_MALF_TLP | PCI_ERR_UNC_INTN, ~0);
+	own(image, AER_CAP + PCI_ERR_COR_MASK, 4, PCI_ERR_COR_ADV_NFAT, ~0);
+
+	if (gpu->dvsec < 0)
+		return;
+	own(image, DVSEC_CAP, 4, PCI_EXT_CAP_ID_DVSEC | 1 << 16, 0);
+	own(image, DVSEC_CAP + PCI_DVSEC_HEADER1, 4,
+	    PCI_VENDOR_ID_NVIDIA | 0xc << 20, 0);
+	own(image, DVSEC_CAP + PCI_DVSEC_HEADER2, 4, 3 | gpu->dvsec << 16, 0);
+}
+
 static void fill_image(struct standin *gpu)
 {
 	struct image *image = &gpu->image;
@@ -234,22 +273,7 @@ static void fill_image(struct standin *gpu)
 		 PCI_EXP_DEVCAP_FLR >> 24);
 	own(image, EXP_CAP + PCI_EXP_DEVCTL, 2, 0, ~PCI_EXP_DEVCTL_BCR_FLR);
 
-	/* What is not said of these is 0; underneath, all of it can be written. */
-	own(image, AER_CAP, IMAGE_SIZE - AER_CAP, 0, 0);
-	own(image, AER_CAP, 4, PCI_EXT_CAP_ID_ERR | 2 << 16 |
-	    (gpu->dvsec < 0 ? 0 : DVSEC_CAP << 20), 0);
-	own(image, AER_CAP + PCI_ERR_UNCOR_MASK, 4, 0, ~0);
-	own(image, AER_CAP + PCI_ERR_UNCOR_SEVER, 4, PCI_ERR_UNC_DLP |
-	    PCI_ERR_UNC_SURPDN | PCI_ERR_UNC_FCP | PCI_ERR_UNC_RX_OVER |
-	    PCI_ERR_UNC_MALF_TLP | PCI_ERR_UNC_INTN, ~0);
-	own(image, AER_CAP + PCI_ERR_COR_MASK, 4, PCI_ERR_COR_ADV_NFAT, ~0);
-
-	if (gpu->dvsec < 0)
-		return;
-	own(image, DVSEC_CAP, 4, PCI_EXT_CAP_ID_DVSEC | 1 << 16, 0);
-	own(image, DVSEC_CAP + PCI_DVSEC_HEADER1, 4,
-	    PCI_VENDOR_ID_NVIDIA | 0xc << 20, 0);
-	own(image, DVSEC_CAP + PCI_DVSEC_HEADER2, 4, 3 | gpu->dvsec << 16, 0);
+	fill_extended(gpu);
 }
 
 static u32 image_read(const struct image *image, int where, int size, u32 value)
@@ -667,6 +691,115 @@ static int aer_uncorrectable_set(void *data, u64 val)
 DEFINE_DEBUGFS_ATTRIBUTE(aer_uncorrectable_fops, aer_uncorrectable_get,
 			 aer_uncorrectable_set, "0x%llx\n");
 
+/* The words of a line that is written; returns its length or an error. */
+static ssize_t get_line(char *line, size_t size, const char __user *buf, size_t count)
+{
+	if (count >= size)
+		return -EINVAL;
+	if (copy_from_user(line, buf, count))
+		return -EFAULT;
+	line[count] = 0;
+	strim(line);
+	return count;
+}
+
+static ssize_t config_write(struct file *file, const char __user *buf, size_t count, loff_t *ppos)
+{
+	struct standin *gpu = file->private_data;
+	ssize_t ret;
+	unsigned long flags;
+	u32 where, value;
+	char line[32];
+
+	ret = get_line(line, sizeof(line), buf, count);
+	if (ret < 0)
+		return ret;
+	if (*line && (sscanf(line, "%x %x", &where, &value) != 2 ||
+		      where < PCI_CFG_SPACE_SIZE || where > IMAGE_SIZE - 4))
+		return -EINVAL;
+
+	raw_spin_lock_irqsave(&standin_lock, flags);
+	if (*line)
+		own(&gpu->image, where, 4, value, 0);
+	else
+		fill_extended(gpu);
+	raw_spin_unlock_irqrestore(&standin_lock, flags);
+	return ret;
+}
+
+static const struct file_operations config_fops = {
+	.open = simple_open,
+	.write = config_write,
+};
+
+/* The kernel binds and unbinds the GPU to its own companion only. */
+static int set_companion(struct standin *gpu, const char *path)
+{
+	struct acpi_device *companion = NULL;
+	struct pci_dev *pdev;
+	acpi_handle handle;
+
+	if (*path) {
+		if (ACPI_FAILURE(acpi_get_handle(NULL, (char *)path, &handle)))
+			return -ENOENT;
+		companion = acpi_fetch_acpi_dev(handle);
+		if (!companion)
+			return -ENODEV;
+	}
+
+	pdev = pci_get_slot(gpu->bus, FUNCTION(0));
+	if (!pdev)
+		return -ENODEV;
+	if (!gpu->companion)
+		gpu->companion = ACPI_COMPANION(&pdev->dev);
+	ACPI_COMPANION_SET(&pdev->dev, companion ?: gpu->companion);
+	if (!companion)
+		gpu->companion = NULL;
+	pci_dev_put(pdev);
+	return 0;
+}
+
+static ssize_t companion_write(struct file *file, const char __user *buf, size_t count,
+			       loff_t *ppos)
+{
+	char path[32];
+	ssize_t ret;
+	int err;
+
+	ret = get_line(path, sizeof(path), buf, count);
+	if (ret < 0)
+		return ret;
+	err = set_companion(file->private_data, path);
+	return err ?: ret;
+}
+
+static const struct file_operations companion_fops = {
+	.open = simple_open,
+	.write = companion_write,
+};
+
+/* The table is ACPI's from here on, which scans it for devices a little later. */
+static ssize_t ssdt_write(struct file *file, const char __user *buf, size_t count, loff_t *ppos)
+{
+	struct acpi_table_header *table;
+
+	if (count < sizeof(*table) || count > SZ_4M)
+		return -EINVAL;
+	table = vmemdup_user(buf, count);
+	if (IS_ERR(table))
+		return PTR_ERR(table);
+	if (table->length != count || ACPI_FAILURE(acpi_load_table(table, NULL))) {
+		kvfree(table);
+		return -EINVAL;
+	}
+	return count;
+}
+
+static const struct file_operations ssdt_fops = {
+	.open = simple_open,
+	.write = ssdt_write,
+};
+
 static void add_debugfs(struct standin *gpu, const char *name)
 {
 	struct dentry *dir = debugfs_create_dir(name, debugfs);
@@ -685,6 +818,8 @@ static void add_debugfs(struct standin *gpu, const char *name)
 			    &aer_correctable_fops);
 	debugfs_create_file("aer_uncorrectable", 0600, dir, gpu,
 			    &aer_uncorrectable_fops);
+	debugfs_create_file("companion", 0200, dir, gpu, &companion_fops);
+	debugfs_create_file("config", 0200, dir, gpu, &config_fops);
 }
 
 /* Coming and going */
@@ -740,6 +875,8 @@ static int take_over(struct standin *gpu)
 
 static void give_back(struct standin *gpu)
 {
+	if (gpu->companion)
+		set_companion(gpu, "");
 	remove_functions(gpu->bus);
 	pci_bus_write_config_word(gpu->bus, FUNCTION(0),
 				  EXP_CAP + PCI_EXP_DEVCTL,
@@ -809,6 +946,7 @@ static int __init gpu_standin_init(void)
 
 	if (!ret) {
 		debugfs = debugfs_create_dir(KBUILD_MODNAME, NULL);
+		debugfs_create_file("ssdt", 0200, debugfs, NULL, &ssdt_fops);
 		standin_ops = *real_ops;
 		standin_ops.read = standin_read;
 		standin_ops.write = standin_write;
