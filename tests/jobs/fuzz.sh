@@ -4,7 +4,7 @@
 # return. FUZZ_SECONDS says how long, SEED=n replays one round.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| fuzz | 6.12 | | --timeout=1200 --gpu=hopper:0x70000000000:4608M
+#| fuzz | 6.12 | 6.12-debug newest | --timeout=1200 --gpu=hopper:0x70000000000:4608M
 #| | | | --kernel-args=kmemleak=on
 # shellcheck disable=SC1091
 . /lib.sh
