@@ -80,6 +80,10 @@ dkms-uninstall:
 deb:
 	scripts/deb
 
+# Debian's 6.12 with the series, as packages: PAGES=4k, 16k or 64k, LSMOD=file.
+deb-kernel:
+	PAGES='$(PAGES)' LSMOD='$(LSMOD)' scripts/deb-kernel
+
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
 
@@ -144,6 +148,7 @@ help:
 	@echo '  make dkms-install  have DKMS build and install it for every kernel, as root;'
 	@echo '                     dkms-uninstall'
 	@echo '  make deb           Debian packages of both, in build/'
+	@echo "  make deb-kernel    packages of Debian's 6.12 with patches/linux-6.12, in build/"
 	@echo '  make clean         remove what the build made'
 	@echo 'On any Debian machine, no GPU needed; what they need is fetched and built into'
 	@echo '$${XDG_CACHE_HOME:-~/.cache}/nvgrace_gpu:'
@@ -165,6 +170,8 @@ help:
 	@echo '  make compdb        compile_commands.json, for editors'
 	@echo 'Options:'
 	@echo '  KDIR=, ARCH=, CROSS_COMPILE=    for the build'
+	@echo '  PAGES=4k, 16k or 64k, and LSMOD=FILE, which lsmod wrote: only these modules;'
+	@echo '                                  for deb-kernel'
 	@echo '  DROPIN=1           name them nvgrace_gpu_vfio_pci, and show usemem at BAR4'
 	@echo '  GPU=gh200, gb200 or gb300, GPU_SIZE=94.5G, MODULE_ARGS=usemem_bar=4, and'
 	@echo '  KERNEL=newest (default), 6.12, 6.12-16k, ... or KSRC= (a kernel source tree of'
@@ -174,4 +181,4 @@ help:
 
 .PHONY: module install clean selftest demo shell check check-all kunit coverage
 .PHONY: check-patches lint htmldocs compdb help install-tool uninstall uninstall-tool
-.PHONY: dkms-source dkms-install dkms-uninstall deb bench bench-check bench-plot soak
+.PHONY: dkms-source dkms-install dkms-uninstall deb deb-kernel bench bench-check bench-plot soak

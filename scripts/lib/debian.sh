@@ -79,21 +79,25 @@ mirror() {
 
 native() { dpkg --print-architecture; }
 
-# trixie ARCH PACKAGES DIR: unpack packages of Debian 13 into DIR without installing them.
+# unpack SUITE ARCH PACKAGES DIR: unpack packages of a Debian into DIR without installing them.
 # NAME/trixie-backports takes a backport.
-trixie() {
-	local arch=$1 packages=$2 dir=$3 name=${2%%,*} log sources uri
-	log=$(log_file "fetch-${name//\//-}-$1.log")
+unpack() {
+	local suite=$1 arch=$2 packages=$3 dir=$4 name=${3%%,*} log sources uri
+	log=$(log_file "fetch-${name//\//-}-$arch.log")
 	uri=$(mirror) || die "apt's configuration names no Debian mirror"
-	sources=("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri trixie main")
-	[[ $packages != */trixie-backports* ]] || sources+=("${sources[0]/trixie/trixie-backports}")
+	sources=("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite main")
+	[[ $packages != */trixie-backports* ]] ||
+		sources+=("${sources[0]/ trixie / trixie-backports }")
 	[ ! -d "$dir" ] || rmdir "$dir"
 	timeout 1200 mmdebstrap --mode=chrootless --variant=extract --architectures="$arch" \
 		--include="$packages" --aptopt='Acquire::Retries "3"' \
-		trixie "$dir" "${sources[@]}" > "$log" 2>&1 ||
-		die_log "$log" "could not fetch $packages ($arch) from Debian 13;" \
+		"$suite" "$dir" "${sources[@]}" > "$log" 2>&1 ||
+		die_log "$log" "could not fetch $packages ($arch) from Debian's $suite;" \
 			"is there a network?"
 }
+
+# trixie ARCH PACKAGES DIR: of Debian 13.
+trixie() { unpack trixie "$@"; }
 
 # megabytes: how much of an entry is there.
 megabytes() { printf '%d MB' "$(du -sm "$FILLING" 2> /dev/null | cut -f1)"; }

@@ -8,6 +8,7 @@
 #	ko/		modules, and in ko/boot and ko/guest those that the host and a guest
 #			load at boot, in order
 #	build/		what modules are built against
+#	src/		its source, or as much of it as there is
 #	config		its .config
 
 JOBS=$(nproc)
@@ -29,6 +30,7 @@ KCC="ccache aarch64-linux-gnu-gcc"
 check_kernel_name() {
 	local k
 	[ -z "${KSRC:-}" ] || [ "$1" != ksrc ] || return 0
+	[[ $1 != *linux-image-*.deb ]] || [ ! -f "$1" ] || return 0
 	for k in "${PACKAGED_KERNELS[@]}" "${BUILT_KERNELS[@]}"; do
 		[ "$1" != "$k" ] || return 0
 	done
@@ -119,6 +121,38 @@ packaged() {
 		fill_packaged "$2" "$3" "$CACHE/$name"
 }
 
+# fill_deb IMAGE DIR: of the packages that make deb-kernel makes. The programs of kbuild in them
+# are arm64's; elsewhere those of Debian's own package take their place.
+fill_deb() {
+	local image=$1 headers=${1/linux-image-/linux-headers-} dir=$2 release kbuild
+	dpkg-deb -x "$image" "$dir/tree"
+	dpkg-deb -x "$headers" "$dir/tree"
+	mkdir -p "$dir/tree/usr/lib"
+	mv "$dir/tree/lib/modules" "$dir/tree/usr/lib/"
+	release=$(basename "$dir"/tree/usr/lib/modules/*)
+	unpack_modules "$dir/tree" "$release" "$dir/ko"
+	mv "$dir/tree/usr/src/linux-headers-$release" "$dir/build"
+	ln -s build "$dir/src"
+	if [ "$(native)" != arm64 ]; then
+		kbuild=$(echo "$(kernel 6.12)"/lib/linux-kbuild-*/scripts)
+		cp "$kbuild/basic/fixdep" "$dir/build/scripts/basic/"
+		cp "$kbuild/genksyms/genksyms" "$dir/build/scripts/genksyms/"
+		# modpost itself only chooses between these.
+		cp "$kbuild/mod/modpost.real-lsb-64" "$dir/build/scripts/mod/modpost"
+	fi
+	mv "$dir/tree/boot/vmlinuz-$release" "$dir/image"
+	mv "$dir/tree/boot/config-$release" "$dir/config"
+	echo "$release" > "$dir/release"
+	echo "${image##*/}" > "$dir/about"
+	rm -rf "$dir/tree"
+}
+
+deb() {
+	local headers=${1/linux-image-/linux-headers-}
+	[ -f "$headers" ] || die "$1 has no $(basename "$headers") beside it"
+	cached "kernel-deb-$(cat "$1" "$headers" | key)" "unpacking ${1##*/}" - fill_deb "$1"
+}
+
 # ---- sources
 
 fill_source() {
@@ -205,6 +239,36 @@ configure() {
 		allnoconfig >> "$log" 2>&1 || die_log "$log" "the kernel could not be configured"
 	lost=$(grep -o '^CONFIG_[A-Z0-9_]*=.*' "$out/fragment" | grep -vxF -f "$out/.config" || :)
 	[ -z "$lost" ] || die "$1 does not take from tests/rig/kernel*.config: ${lost//$'\n'/ }"
+}
+
+# What guests with a GPU need of their host, whatever modules the machine has loaded.
+FOR_GUESTS=(vfio_pci vfio_iommu_type1 vhost_net vhost_vsock tun)
+
+# configure_debian PAGES LSMOD SOURCE OUT LOG: as Debian's 6.12, with pages of 4k, 16k or 64k, and
+# if LSMOD is not empty with those modules alone. Debian's file names none of its keys: kbuild
+# signs modules by a key that it makes. Debugging information, and with it BTF, is left out: it
+# takes much time and disk.
+configure_debian() {
+	local pages=$1 lsmod=$2 source=$3 out=$4 log=$5 flavour=arm64 options=() kbuild
+	kbuild=(make -C "$source" O="$out" "${KARCH[@]}" CC="$KCC")
+	[ "$pages" != 16k ] || flavour=arm64-16k
+	# Debian has no flavour with these.
+	[ "$pages" != 64k ] || options=(-d ARM64_4K_PAGES -e ARM64_64K_PAGES)
+	trixie arm64 linux-config-6.12 "$out/debian"
+	xz -dc "$out/debian/usr/src/linux-config-6.12/config.arm64_none_$flavour.xz" \
+		> "$out/.config"
+	rm -rf "$out/debian"
+	"$source/scripts/config" --file "$out/.config" "${options[@]}" \
+		--set-str LOCALVERSION "-nvgrace-$pages" \
+		-d DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT -e DEBUG_INFO_NONE
+	"${kbuild[@]}" olddefconfig >> "$log" 2>&1 ||
+		die_log "$log" "the kernel could not be configured"
+	grep -qx "CONFIG_ARM64_${pages^^}_PAGES=y" "$out/.config" ||
+		die_log "$log" "Debian's configuration does not take pages of $pages"
+	[ -n "$lsmod" ] || return 0
+	{ cat "$lsmod"; printf '%s 0 0\n' "${FOR_GUESTS[@]}"; } > "$out/lsmod"
+	"${kbuild[@]}" LSMOD="$out/lsmod" localmodconfig < <(yes '') >> "$log" 2>&1 ||
+		die_log "$log" "kbuild's localmodconfig failed"
 }
 
 # describe SOURCE OUT ABOUT DIR: what every kernel's directory has.
@@ -309,6 +373,7 @@ kernel() {
 	newest) packaged newest arm64 /trixie-backports ;;
 	6.12-patched) patched ;;
 	ksrc) own_tree ;;
+	*.deb) deb "$1" ;;
 	*) built "$1" ;;
 	esac
 }
