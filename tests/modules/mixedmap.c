@@ -3,7 +3,7 @@
  * Test-only, for the host: /dev/mixedmap, mappings that VFIO does not make. Each is
  * 2 MiB long and at the offset of its place in kinds[], times 2 MiB.
  *
- * All but one are of memory at BASE that is not the kernel's. A fault on the
+ * All but one are of memory at BASE that is not the kernel's. A fault on a
  * stalled one releases the mmap lock and waits for a write() to the device, so that
  * the mapping can be replaced meanwhile; read() waits for such a fault.
  */
@@ -34,6 +34,7 @@ static const struct kind {
 	{ VM_PFNMAP, false, false, RAM },
 	{ VM_PFNMAP, false, false, POISONED },
 	{ VM_PFNMAP, false, false, STALLED },
+	{ VM_PFNMAP, true, true, STALLED },
 };
 
 #define KIND_SIZE	SZ_2M

@@ -12,6 +12,7 @@
  * "newest". Only the series refuses copy-on-write device memory and looks at the
  * entry of a mapping, where the newest goes by the VMA.
  */
+#include <linux/udmabuf.h>
 #include <pthread.h>
 #include <signal.h>
 
@@ -43,11 +44,12 @@ static const struct program program = {
 
 #define ABORTED		0xabadUL
 
-/* From MIXED_WB on they are those of mixedmap.ko, and the last two map nothing. */
+/* From MIXED_WB on they are those of mixedmap.ko, and from POISONED on they map nothing. */
 enum mapping {
 	ANON, USEMEM_WB, RESMEM_WC, BAR0, COW, MIXED_WB, MIXED_WC, MIXED_WB_ENTRIES,
 	MIXED_WC_ENTRIES, PFNMAP_WB_ENTRIES, PFNMAP_WC_ENTRIES, PFNMAP_RAM,
-	NR_MAPPINGS, POISONED = NR_MAPPINGS, STALLED, STALLED_COW,
+	NR_MAPPINGS, POISONED = NR_MAPPINGS, STALLED, STALLED_WC,
+	STALLED_COW,
 };
 
 static const char * const mapping_names[] = {
@@ -58,7 +60,8 @@ static const char * const mapping_names[] = {
 	"write-combining PFNMAP with cacheable entries",
 	"cacheable PFNMAP with write-combining entries",
 	"cacheable PFNMAP of the kernel's memory",
-	"poisoned PFNMAP", "stalled PFNMAP", "stalled copy-on-write PFNMAP",
+	"poisoned PFNMAP", "stalled PFNMAP", "stalled write-combining PFNMAP",
+	"stalled copy-on-write PFNMAP",
 };
 
 static bool pfnmap_is(const char *what)
@@ -146,6 +149,27 @@ FIXTURE_TEARDOWN(vma)
 	vfio_close(&self->v);
 }
 
+/* Memory in a mapping that KVM takes for a device's, as graphics drivers make it; or -1. */
+static int open_udmabuf(struct __test_metadata *_metadata)
+{
+	struct udmabuf_create create = { .size = SLOT };
+	int memfd, device, fd;
+
+	device = open("/dev/udmabuf", O_RDWR);
+	if (device < 0)
+		return -1;
+	memfd = memfd_create("udmabuf", MFD_ALLOW_SEALING);
+	ASSERT_LE(0, memfd);
+	ASSERT_EQ(0, ftruncate(memfd, SLOT));
+	ASSERT_EQ(0, fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK));
+	create.memfd = memfd;
+	fd = ioctl(device, UDMABUF_CREATE, &create);
+	ASSERT_LE(0, fd) TH_LOG("udmabuf: %s", strerror(errno));
+	close(memfd);
+	close(device);
+	return fd;
+}
+
 /* Put a mapping of this kind where the data is. */
 static void map_as(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 		   enum mapping kind)
@@ -176,11 +200,17 @@ static void map_as(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 		off = 0x80000000000;
 		flags = MAP_FIXED | MAP_PRIVATE;
 		break;
-	case STALLED_COW:
-		flags = MAP_FIXED | MAP_PRIVATE;
-		kind = STALLED;
+	case PFNMAP_RAM:
+		/* From udmabuf where the kernel has it. */
+		fd = open_udmabuf(_metadata);
+		if (fd >= 0)
+			break;
 		__attribute__((__fallthrough__));
 	default:
+		if (kind == STALLED_COW) {
+			flags = MAP_FIXED | MAP_PRIVATE;
+			kind = STALLED;
+		}
 		fd = open("/dev/mixedmap", O_RDWR);
 		ASSERT_LE(0, fd);
 		off = (kind - MIXED_WB) * SLOT;
@@ -510,6 +540,8 @@ TEST_F(vma, swapped_during_memslot_creation)
 		ASSERT_EQ(0, pthread_create(&thread, NULL, make_slot, self));
 		ASSERT_EQ(0, read(fd, &byte, 1));
 		map_as(_metadata, self, to[i]);
+		/* The old VMA is freed by now, and KASAN sees who still uses it. */
+		usleep(200000);
 		ASSERT_EQ(1, write(fd, "", 1));
 		ASSERT_EQ(0, pthread_join(thread, &ret));
 		EXPECT_EQ(refused(to[i]) ? -EINVAL : 0, (intptr_t)ret) {
@@ -614,6 +646,39 @@ TEST_F(vma, swapped_during_a_fault)
 	close(fd);
 }
 
+/* mov x0, #77; ret */
+static void put_function(void *at)
+{
+	const uint32_t text[] = { 0xd2800000 | (77 << 5), 0xd65f03c0 };
+
+	memcpy(at, text, sizeof(text));
+	__builtin___clear_cache(at, at + sizeof(text));
+}
+
+/* The same for an instruction fetch: what the guest may execute takes the place of what not. */
+TEST_F(vma, swapped_during_an_instruction_fetch)
+{
+	struct vcpu_thread t;
+	char byte;
+	int fd;
+
+	if (!env_is("KVM", "series") || !executes(USEMEM_WB))
+		SKIP(return, "only the series looks again, where usemem is executable");
+	fd = open("/dev/mixedmap", O_RDWR);
+	ASSERT_LE(0, fd);
+	map_as(_metadata, self, STALLED_WC);
+	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
+	start(_metadata, self, &t, CALL, 0);
+	ASSERT_EQ(0, read(fd, &byte, 1));
+	map_as(_metadata, self, USEMEM_WB);
+	put_function(self->data);
+	ASSERT_EQ(1, write(fd, "", 1));
+	ASSERT_EQ(0, pthread_join(t.thread, NULL));
+	EXPECT_EQ(0, t.error);
+	EXPECT_EQ(77, vm_complete_store(&self->vm));
+	close(fd);
+}
+
 static siginfo_t sigbus;
 
 static void on_sigbus(int sig, siginfo_t *info, void *context)
@@ -650,7 +715,7 @@ TEST_F(vma, poisoned_page)
 	EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA + PAGE, &x0));
 }
 
-/* mov x0, #77; ret, written by the VMM and run by the guest. */
+/* A function that the VMM writes and the guest calls. */
 TEST_F(vma, execution)
 {
 	enum mapping kind;
@@ -660,10 +725,7 @@ TEST_F(vma, execution)
 		if (kind == COW || faults(kind) || refused(kind))
 			continue;
 		map_as(_metadata, self, kind);
-		*(volatile uint32_t *)(self->data + 0x200) = 0xd2800000 | (77 << 5);
-		*(volatile uint32_t *)(self->data + 0x204) = 0xd65f03c0;
-		if (kind == ANON || kind == PFNMAP_RAM)
-			__builtin___clear_cache(self->data, self->data + PAGE);
+		put_function(self->data + 0x200);
 		ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 		x0 = 0;
 		EXPECT_EQ(0, run(_metadata, self, CALL, DATA_GPA + 0x200, &x0));

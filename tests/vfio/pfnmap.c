@@ -259,4 +259,18 @@ TEST_F(pfnmap, dma_map_of_kernel_memory)
 	close(fd);
 }
 
+/* EFAULT, as for any page that cannot be had. */
+TEST_F(pfnmap, dma_map_of_poisoned_page)
+{
+	int fd = open("/dev/mixedmap", O_RDWR);
+	void *p;
+
+	if (fd < 0)
+		SKIP(return, "mixedmap.ko is not loaded");
+	p = mmap(self->area, BLOCK, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED, fd, 7 * BLOCK);
+	ASSERT_EQ(self->area, p);
+	EXPECT_EQ(-EFAULT, dma_map_at(self, p, BLOCK, RW));
+	close(fd);
+}
+
 TEST_PROGRAM_MAIN(program)
