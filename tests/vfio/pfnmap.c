@@ -201,7 +201,10 @@ TEST_F(pfnmap, dma_map_of_blocks_out_of_order)
 	EXPECT_EQ(size, dma_unmap(self, size));
 }
 
-/* Ordinary memory and the GPU's, in turns, with borders that are not those of blocks. */
+/*
+ * Ordinary memory and the GPU's, in turns, with borders that are not those of blocks. Their pfns
+ * are never neighbours: that such a run ends between the two kinds cannot be tried.
+ */
 TEST_F(pfnmap, dma_map_of_mixed_memory)
 {
 	const uint64_t size = 2 * BLOCK;
