@@ -879,7 +879,9 @@ static bool is_done(struct late *t, unsigned int nr)
 		close(t->uffd);
 		return true;
 	case LATE_UNMAP:
+		/* munmap() by itself leaves alone who waits for the page. */
 		t->failed |= !!munmap(t->buf + nr * PAGE, PAGE);
+		t->failed |= !!ioctl(t->uffd, UFFDIO_WAKE, &all);
 		return true;
 	case LATE_RESET:
 		/* It would wait for the copy, if that held anything while its page is missing. */
