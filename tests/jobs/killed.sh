@@ -4,7 +4,7 @@
 # pulled; the module is removed. ROUNDS says how often each.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| killed | 6.12 newest | 6.12-debug newest-debug | --timeout=1200 --env=ROUNDS=5
+#| killed | newest | 6.12 6.12-debug newest-debug | --timeout=1200 --env=ROUNDS=5
 #| | | | --gpu=hopper:0x70000000000:94.5G --kernel-args=kmemleak=on
 #| killed-200 | | 6.12 newest | --timeout=7200 --env=ROUNDS=200
 #| | | | --gpu=hopper:0x70000000000:94.5G
