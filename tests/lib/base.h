@@ -137,6 +137,20 @@ static inline void read_line(const char *path, char *line, int len)
 		fclose(f);
 }
 
+/* All of /proc/iomem, into MAX_IOMEM bytes. */
+#define MAX_IOMEM	65536
+
+static inline void read_iomem(char *iomem)
+{
+	int fd = open("/proc/iomem", O_RDONLY | O_CLOEXEC);
+	ssize_t n, len = 0;
+
+	while ((n = read(fd, iomem + len, MAX_IOMEM - 1 - len)) > 0)
+		len += n;
+	iomem[len] = 0;
+	close(fd);
+}
+
 /* A path below the directory that sysfs has of the device BDF. */
 static inline const char *device_path(char *path, size_t len, const char *below)
 {

@@ -23,7 +23,6 @@ static const struct program program = {
 };
 
 #define MAX_LOG		16384
-#define MAX_IOMEM	65536
 #define SHOWN		20	/* failures that are printed */
 
 struct variant {
@@ -75,17 +74,6 @@ static void read_log(const char *bdf, char *said)
 		snprintf(said + strlen(said), MAX_LOG - strlen(said), "%s%s",
 			 *said ? "\t" : "", text);
 	}
-}
-
-static void read_iomem(char *iomem)
-{
-	int fd = open("/proc/iomem", O_RDONLY | O_CLOEXEC);
-	ssize_t n, len = 0;
-
-	while ((n = read(fd, iomem + len, MAX_IOMEM - 1 - len)) > 0)
-		len += n;
-	iomem[len] = 0;
-	close(fd);
 }
 
 /* Does iomem have these claims, START-END with commas between, beside those of before? */

@@ -23,7 +23,6 @@ static const struct program program = {
 
 #define SYSFS		"/sys/bus/pci/drivers/nvgrace_gpu/"
 #define DIES_MS		10000	/* a task that is killed, on a host that is emulated */
-#define MAX_IOMEM	65536
 
 static struct {
 	char iomem[MAX_IOMEM];
@@ -42,17 +41,6 @@ static unsigned int rounds(void)
 static unsigned int draw(unsigned int n)
 {
 	return random() % n;
-}
-
-static void read_iomem(char *iomem)
-{
-	int fd = open("/proc/iomem", O_RDONLY | O_CLOEXEC);
-	ssize_t n, len = 0;
-
-	while ((n = read(fd, iomem + len, MAX_IOMEM - 1 - len)) > 0)
-		len += n;
-	iomem[len] = 0;
-	close(fd);
 }
 
 /* References to the module: of the open device, among others. */
