@@ -396,7 +396,7 @@ static void read_symbols(void)
 	char line[256], type;
 
 	symbols = calloc(MAX_SYMBOLS, sizeof(*symbols));
-	strcpy(symbols[nr_symbols++].name, "user_space");
+	snprintf(symbols[nr_symbols++].name, sizeof(symbols->name), "user_space");
 	while (f && nr_symbols < MAX_SYMBOLS && fgets(line, sizeof(line), f)) {
 		struct symbol *s = &symbols[nr_symbols];
 
@@ -501,7 +501,7 @@ static void touch_block(unsigned int i)
 	*(volatile uint8_t *)(profile_map + i * BLOCK);
 }
 
-static void reset(unsigned int i)
+static void reset_gpu(unsigned int i)
 {
 	if (ioctl(v.device, VFIO_DEVICE_RESET) && hot_reset(&v))
 		program_fail("no reset: %s", strerror(errno));
@@ -519,7 +519,7 @@ static const struct operation operations[] = {
 	{ "read.usemem.64K", NULL, read_usemem_64k, 5000 },
 	{ "fault.block", map_aligned, touch_block, NR_FAULTS },
 	{ "fault.table", map_unaligned, touch_block, NR_FAULTS },
-	{ "reset", unmap_blocks, reset, 20 },
+	{ "reset", unmap_blocks, reset_gpu, 20 },
 	{ "close_and_open", NULL, close_and_open, 20 },
 };
 
@@ -546,7 +546,7 @@ static uint64_t run(const struct operation *op, int sampler, struct perf_event_m
 }
 
 /* Samples say how the instructions are shared out, and not how many there are. */
-static void profile(const struct operation *op)
+static void sample(const struct operation *op)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_SOFTWARE,
@@ -593,7 +593,7 @@ static void profiles(void)
 	for (i = 0; i < ARRAY_SIZE(operations); i++) {
 		if (operations[i].run != touch_block)
 			operations[i].run(0);	/* what is made on first use is not its own */
-		profile(&operations[i]);
+		sample(&operations[i]);
 	}
 }
 
