@@ -130,7 +130,7 @@ module verification failed: signature and/or required key missing - tainting ker
 (Adding to|Removing from) iommu group [0-9]*
 resetting
 reset done
-enabling device \(000. -> 000.\)
+enabling device \(0[0-9a-f]{3} -> 0[0-9a-f]{3}\)
 [a-z_]*quirk[a-z_]*\+0x0/0x[0-9a-f]* took [0-9]* usecs'
 log_is_clean() {
 	dmesg -c > /tmp/dmesg
