@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
 # Every allocation and user copy of probe, open and use fails once, by the kernel's
-# fault injection, and every call that the driver makes, by fail_calls.ko; then nothing
-# may be left, and nothing leaked. A kernel without fault injection has the calls.
+# fault injection; or, with CALLS=1, every call that the driver makes, by fail_calls.ko. Then
+# nothing may be left, and nothing leaked.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| failures | 6.12-debug newest | 6.12 newest-debug 6.12-16k | --gpu=hopper:0x70000000000:1536M
-#| | | | --kernel-args=kmemleak=on --timeout=1800
+#| failures | 6.12-debug | newest-debug | --gpu=hopper:0x70000000000:1536M
+#| | | | --kernel-args=kmemleak=on --timeout=1200
+#| failed-calls | newest | 6.12 6.12-debug newest-debug 6.12-16k | --env=CALLS=1
+#| | | | --gpu=hopper:0x70000000000:1536M --kernel-args=kmemleak=on --timeout=1800
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -36,7 +38,8 @@ ok load insmod /modules/nvgrace_gpu.ko
 echo nvgrace_gpu > "/sys/bus/pci/devices/$BDF/driver_override"
 [ ! -e $DEBUG/kmemleak ] || echo clear > $DEBUG/kmemleak
 dmesg -c > /dev/null
-REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib" nested failures failures
+if [ -n "${CALLS:-}" ]; then which=-f; else which=-F; fi
+REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib" nested failures failures $which calls
 if [ -e $DEBUG/kmemleak ]; then
 	ok no_leaks no_leaks
 else
