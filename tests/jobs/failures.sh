@@ -50,7 +50,7 @@ fi
 KNOWN_WARNING=vfio_group_release
 # The driver and the PCI core name what failed, which is all that they know. The driver core names
 # what it could not make: files in sysfs.
-ok log log_is_clean 'error -E[A-Z]*: .*' "BAR 0: can't reserve .*" \
+ok log log_is_clean 'error -(E[A-Z]*|[0-9]*): .*' "BAR 0: can't reserve .*" \
 	'(usemem|resmem): the memory is registered for memory failures already: -16' \
 	'.* is in use, see /proc/iomem' 'not ready after 30 s: .*' \
 	'probe with driver nvgrace_gpu failed with error -[0-9]*' \

@@ -631,7 +631,7 @@ static const struct {
 	  "returns nothing, or what nobody needs" },
 	{ "debugfs_create_file* debugfs_create_dir",
 	  "returns nothing, or what nobody needs" },
-	{ "up_read up_write down_read down_write mutex_lock mutex_unlock",
+	{ "up_read up_write down_read down_write mutex_lock mutex_lock_nested mutex_unlock",
 	  "locks, and sleeps" },
 	{ "__srcu_read_* synchronize_srcu_expedited mutex_trylock mutex_is_locked",
 	  "locks, and sleeps" },
