@@ -538,7 +538,7 @@ static bool is_powered(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 	const struct vfio_pci_core_device *core = &nvdev->core;
 
 	/* A bit-field in some kernels, which READ_ONCE() does not take. */
-	if (data_race(core->pm_runtime_engaged) && !(flags & NVGRACE_GPU_GATE_AWAKE))
+	if (data_race(!!core->pm_runtime_engaged) && !(flags & NVGRACE_GPU_GATE_AWAKE))
 		return false;
 	return core->pdev->current_state != PCI_D3hot &&
 	       core->pdev->current_state != PCI_D3cold;
