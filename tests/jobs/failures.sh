@@ -36,15 +36,11 @@ fi
 ok fail_calls insmod /modules/fail_calls.ko "functions=$(failures --calls)"
 ok load insmod /modules/nvgrace_gpu.ko
 echo nvgrace_gpu > "/sys/bus/pci/devices/$BDF/driver_override"
-[ ! -e $DEBUG/kmemleak ] || echo clear > $DEBUG/kmemleak
+forget_leaks
 dmesg -c > /dev/null
 if [ -n "${CALLS:-}" ]; then which=-f; else which=-F; fi
 REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib" nested failures failures $which calls
-if [ -e $DEBUG/kmemleak ]; then
-	ok no_leaks no_leaks
-else
-	skip no_leaks 'this kernel has no kmemleak'
-fi
+ok_no_leaks
 # VFIO 6.12 warns when it cannot make the group's device, and then undoes it well.
 # shellcheck disable=SC2034
 KNOWN_WARNING=vfio_group_release

@@ -9,15 +9,13 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-DEBUG=/sys/kernel/debug
-
 gib=1073741824
 BDF=$(bdf_of GP00)
 RESET=flr
 export BDF RESET
 ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
-[ ! -e $DEBUG/kmemleak ] || echo clear > $DEBUG/kmemleak
+forget_leaks
 dmesg -c > /dev/null
 # The arguments that scripts/rig was given are settings: SEED=1234, FUZZ_SECONDS=600.
 for arg in $TEST_ARGS; do
@@ -27,11 +25,7 @@ for arg in $TEST_ARGS; do
 done
 TEST_ARGS=
 REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib" nested fuzz fuzz
-if [ -e $DEBUG/kmemleak ]; then
-	ok no_leaks no_leaks
-else
-	skip no_leaks 'this kernel has no kmemleak'
-fi
+ok_no_leaks
 ok log log_is_clean
 ok unload rmmod nvgrace_gpu
 finish

@@ -11,21 +11,15 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-DEBUG=/sys/kernel/debug
-
 gib=1073741824
 BDF=$(bdf_of GP00)
 export BDF ROUNDS SEED
 ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
-[ ! -e $DEBUG/kmemleak ] || echo clear > $DEBUG/kmemleak
+forget_leaks
 dmesg -c > /dev/null
 REGIONS="2:$((93 * gib)):$((128 * gib)) 4:$((gib + gib / 2)):$((2 * gib))" nested killed killed
-if [ -e $DEBUG/kmemleak ]; then
-	ok no_leaks no_leaks
-else
-	skip no_leaks 'this kernel has no kmemleak'
-fi
+ok_no_leaks
 ok log log_is_clean '.*BAR0.*' 'vfio_bar_restore: reset recovery - restoring BARs' \
 	'No device request channel registered, blocked until released by user'
 ok unload rmmod nvgrace_gpu

@@ -355,34 +355,35 @@ FIXTURE_TEARDOWN(killed)
 			       start.available_kib);
 }
 
-TEST_F_TIMEOUT(killed, under_load, 3600)
+/* Each user is killed up to MAX_US after it began; returns how many were. */
+static unsigned int kill_in_rounds(struct __test_metadata *_metadata,
+				   int (*user)(void *ready), unsigned int max_us)
 {
 	unsigned int round;
 
 	for (round = 0; round < rounds(); round++) {
-		pid_t user = start_user(user_under_load);
+		pid_t pid = start_user(user);
 
-		ASSERT_LT(0, user);
-		usleep(draw(200000));
-		ASSERT_EQ(-SIGKILL, kill_user(user));
+		ASSERT_LT(0, pid);
+		usleep(draw(max_us));
+		ASSERT_EQ(-SIGKILL, kill_user(pid));
 		ASSERT_AS_BEFORE(round);
 	}
-	TH_LOG("# kills: under load %u", round);
+	return round;
+}
+
+TEST_F_TIMEOUT(killed, under_load, 3600)
+{
+	unsigned int kills = kill_in_rounds(_metadata, user_under_load, 200000);
+
+	TH_LOG("# kills: under load %u", kills);
 }
 
 TEST_F_TIMEOUT(killed, in_the_middle_of_all_memory, 3600)
 {
-	unsigned int round;
+	unsigned int kills = kill_in_rounds(_metadata, user_of_everything, 300000);
 
-	for (round = 0; round < rounds(); round++) {
-		pid_t user = start_user(user_of_everything);
-
-		ASSERT_LT(0, user);
-		usleep(draw(300000));
-		ASSERT_EQ(-SIGKILL, kill_user(user));
-		ASSERT_AS_BEFORE(round);
-	}
-	TH_LOG("# kills: in the middle of %lu GiB %u", regions[USEMEM].backed >> 30, round);
+	TH_LOG("# kills: in the middle of %lu GiB %u", regions[USEMEM].backed >> 30, kills);
 }
 
 TEST_F_TIMEOUT(killed, while_waiting, 3600)
