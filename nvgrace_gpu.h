@@ -205,9 +205,8 @@ struct nvgrace_gpu_scrub_thread {
  * @work: a scrub from its begin to its end
  * @threads: queued by @work, which waits for them
  * @wait: for @state to leave %NVGRACE_GPU_SCRUB_BUSY
- * @state: enum nvgrace_gpu_scrub_state; @work is queued by whoever makes it
- *	%NVGRACE_GPU_SCRUB_BUSY, and until @work ends that, the rest belongs to @work and
- *	@threads
+ * @state: enum nvgrace_gpu_scrub_state. The task that sets %NVGRACE_GPU_SCRUB_BUSY queues
+ *	@work. Until @work ends that state, only @work and @threads change the rest
  * @revokes: of the gate, when the scrub began
  * @next: number of the block that no thread has taken yet
  * @done: bytes that are zero now, or skipped

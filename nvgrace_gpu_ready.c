@@ -564,7 +564,7 @@ static int lock_gate(struct nvgrace_gpu_gate *gate, unsigned int flags)
 	return 0;
 }
 
-/* sparse cannot follow a reader that is one by a return value: it is told of none. */
+/* Whether a task is a reader depends on a return value, which sparse cannot follow: hide it. */
 static int become_user(struct nvgrace_gpu_gate *gate)
 {
 	int entry = srcu_read_lock(&gate->users);

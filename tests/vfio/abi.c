@@ -958,7 +958,7 @@ TEST_F(region, buffer_on_userfaultfd)
 	for (t.how = LATE_COME; t.how <= LATE_RESET; t.how++) {
 		if (t.how == LATE_RESET && reset_is("none"))
 			continue;
-		/* Who is told nothing more of the later pages finds zeroes there. */
+		/* Without a userfaultfd mm fills the later pages with zeroes. */
 		ends = t.how == LATE_UNREGISTER || t.how == LATE_CLOSE;
 		fill_random(data, len, 40 + t.how);
 		fill_random(memory, len, 50 + t.how);
