@@ -17,12 +17,7 @@ start_guest() {
 		-append 'console=ttyAMA0 panic=-1 kpti=off quiet TEST=touch_pages' \
 		> /tmp/guest.ktap 2>&1 &
 	guest=$!
-	for _ in $(seq 300); do
-		! grep '# touching' /tmp/guest.verdict || return 0
-		sleep 0.3
-	done
-	cat /tmp/guest.log
-	return 1
+	soon grep '# touching' /tmp/guest.verdict || { cat /tmp/guest.log; return 1; }
 }
 
 inject() { echo $((base + $1)) > /sys/devices/system/memory/hard_offline_page; }

@@ -48,19 +48,15 @@ remove_bound() {
 
 # remove of an open GPU waits for the process that has it.
 remove_open() {
-	BDF=$first hold > /tmp/hold &
-	hold=$!
-	for _ in $(seq 50); do
-		[ ! -s /tmp/hold ] || break
-		sleep 0.2
-	done
-	[ -s /tmp/hold ] || return 1
+	BDF=$first
+	hold_open || return 1
+	holder=$!
 	echo 1 > "$dev/$first/remove" &
 	removing=$!
 	sleep 2
 	kill -0 $removing || { echo 'removed while open'; return 1; }
-	kill -KILL $hold
-	wait $hold $removing
+	kill -KILL $holder
+	wait $holder $removing
 	[ ! -e "$dev/$first" ] && [ "$(claims)" = 0 ] || return 1
 	echo 1 > /sys/bus/pci/rescan
 	[ -e "$dev/$first" ]

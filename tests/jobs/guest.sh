@@ -27,11 +27,7 @@ by_container() { in_guest "$1" -device "vfio-pci,host=$BDF"; }
 # killed: QEMU is killed while its guest runs, and the GPU is free again.
 killed() {
 	by_iommufd sleep_forever > /tmp/killed.log &
-	for _ in $(seq 100); do
-		! grep -q 'guest is up' /tmp/guest.verdict 2> /dev/null || break
-		sleep 0.2
-	done
-	grep 'guest is up' /tmp/guest.verdict && kill -KILL "$(pidof qemu-system-aarch64)" ||
+	soon grep 'guest is up' /tmp/guest.verdict && kill -KILL "$(pidof qemu-system-aarch64)" ||
 		return 1
 	wait
 	verify usemem 67108864

@@ -26,11 +26,7 @@ alone() {
 load_table() {
 	dd if=/hostile.aml of=$DEBUG/gpu_standin/ssdt bs=4M || return 1
 	last=$(cut -d '|' -f 3 /hostile | sort | tail -n 1)
-	for _ in $(seq 100); do
-		knob "$GPU_H" companion "$last" && knob "$GPU_H" companion '' && return
-		sleep 0.2
-	done
-	return 1
+	soon knob "$GPU_H" companion "$last" && knob "$GPU_H" companion ''
 }
 
 gib=1073741824

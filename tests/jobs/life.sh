@@ -28,8 +28,13 @@ bind() {
 
 probe_waits() {
 	knob "$1" ready 0
-	{ sleep 2; knob "$1" ready 1; } &
-	bind "$1" && [ $took -ge 1000 ] && unbind_gpu "$1"
+	echo nvgrace_gpu > "$dev/$1/driver_override"
+	echo "$1" > $drv/bind &
+	binding=$!
+	sleep 2
+	kill -0 $binding || return 1
+	knob "$1" ready 1
+	wait $binding && unbind_gpu "$1"
 }
 
 # What one of them says is not enough, and the message tells which.
@@ -102,12 +107,14 @@ debugfs_regions() {
 		cmp - "/sys/kernel/debug/vfio/$hopper/nvgrace_gpu/regions"
 }
 
+in_use() { [ "$(cat /sys/module/nvgrace_gpu/refcnt)" != 0 ]; }
+
 # Unbound while a process has it open and mapped: VFIO asks for it back, waits, and
 # takes it when the process ends. The module stays as long.
 unbound_under_load() {
 	REGIONS=$hopper_regions RESET=flr BDF=$hopper \
 		life -r gpu.guest_flr.storm > /tmp/storm 2>&1 &
-	sleep 2
+	soon in_use && sleep 1
 	! rmmod nvgrace_gpu || return 1
 	unbind_gpu "$hopper" &
 	unbinding=$!
@@ -119,15 +126,12 @@ unbound_under_load() {
 		claims_are_gone 700
 }
 
+status_is() { grep -x "$1" "$dev/$BDF/power/runtime_status"; }
+
 # power_state_is STATE: of the bound GPU that nobody uses, by runtime PM.
 power_state_is() {
-	for _ in $(seq 50); do
-		sleep 0.1
-		status=$(cat "$dev/$BDF/power/runtime_status")
-		[ "$status" != "$1" ] || [ "$1" = active ] || return 0
-	done
-	echo "$status"
-	[ "$status" = "$1" ]
+	[ "$1" != active ] || sleep 5
+	soon status_is "$1"
 }
 
 # idle_is STATE [PARAMETER]: before it was open, and after. The module binds the hopper

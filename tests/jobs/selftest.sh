@@ -42,16 +42,12 @@ all_work() {
 cannot() { says 2 "grace_selftest: .*$1.*" 'not tested'; }
 
 in_use() {
-	hold > /tmp/hold &
-	hold=$!
-	for _ in $(seq 50); do
-		[ ! -s /tmp/hold ] || break
-		sleep 0.2
-	done
+	hold_open
+	holder=$!
 	cannot 'is in use: another process'
 	rc=$?
-	kill $hold
-	wait $hold
+	kill $holder
+	wait $holder
 	return $rc
 }
 

@@ -61,6 +61,21 @@ bind_gpu() {
 	echo "$1" > "/sys/bus/pci/drivers/$2/bind"
 }
 
+# soon COMMAND...: it succeeds within a minute or two, however slow the machine is.
+soon() {
+	for _ in $(seq 300); do
+		! "$@" > /dev/null 2>&1 || break
+		sleep 0.2
+	done
+	"$@"
+}
+
+# hold_open: a process, $!, has the GPU BDF open, and usemem mapped.
+hold_open() {
+	hold > /tmp/hold &
+	soon [ -s /tmp/hold ]
+}
+
 # KTAP: ok NAME COMMAND... for each test, skip NAME REASON for one that cannot run here; then
 # finish, which prints the plan and returns the verdict. A job that does not come to its end
 # has no plan.
