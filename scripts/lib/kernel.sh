@@ -18,7 +18,7 @@ SERIES=("$TOP"/patches/linux-6.12/0*.patch)
 SERIES=("${SERIES[@]:1}")
 
 PACKAGED_KERNELS=(6.12 6.12-16k newest)
-BUILT_KERNELS=(6.12-debug 6.12-patched newest-debug 6.12-64k)
+BUILT_KERNELS=(6.12-debug 6.12-patched newest-debug newest-patched 6.12-64k)
 
 # Objects that a build makes, about: how far it is.
 OBJECTS=1310
@@ -274,9 +274,10 @@ configure_debian() {
 # describe SOURCE OUT ABOUT DIR: what every kernel's directory has.
 describe() {
 	local source=$1 out=$2 about=$3 dir=$4
-	# Newer kernels write down where the build is.
+	# Newer kernels write down where the build is, and the source around it.
 	local here='$(dir $(abspath $(lastword $(MAKEFILE_LIST))))'
-	sed -i "s|^export KBUILD_OUTPUT = .*|export KBUILD_OUTPUT := $here|" "$out/Makefile"
+	sed -i -e "s|^export KBUILD_OUTPUT = .*|export KBUILD_OUTPUT := $here|" \
+		-e "s|^include $(dirname "$out")/Makefile|include ../Makefile|" "$out/Makefile"
 	rm -rf "$dir/ko"
 	mkdir "$dir/ko"
 	: > "$dir/ko/boot"
@@ -318,31 +319,38 @@ copy_build() {
 	cp -a "$1/src/build" "$2/src/build"
 }
 
-# apply_series DIR: the KVM series on a kernel tree. Exact, or it says what fails.
+# apply_series DIR [PATCH...]: the KVM series, or other patches, on a kernel tree. Exact, or it says
+# what fails.
 apply_series() {
-	local p log
+	local p log dir=$1
+	shift
+	[ $# -gt 0 ] || set -- "${SERIES[@]}"
 	log=$(log_file series.log)
 	: > "$log"
-	for p in "${SERIES[@]}"; do
-		patch -d "$1" -p1 --fuzz=0 --no-backup-if-mismatch -i "$p" >> "$log" 2>&1 ||
+	for p; do
+		patch -d "$dir" -p1 --fuzz=0 --no-backup-if-mismatch -i "$p" >> "$log" 2>&1 ||
 			die_log "$log" "${p#"$TOP/"} does not apply: $(grep -m 1 FAILED "$log")"
 	done
 }
 
+# fill_patched BASE PATCH... DIR
 fill_patched() {
-	local base=$1 dir=$2
+	local base=$1 dir=${*: -1} patches=("${@:2:$#-2}")
 	copy_build "$base" "$dir"
-	apply_series "$dir/src"
+	apply_series "$dir/src" "${patches[@]}"
 	make_kernel "$dir/src" "$dir/src/build" "$dir/build.log" Image modules
-	describe "$dir/src" "$dir/src/build" "$(cat "$base/about"), with patches/linux-6.12" "$dir"
+	describe "$dir/src" "$dir/src/build" \
+		"$(cat "$base/about"), with $(dirname "${patches[0]#"$TOP/"}")" "$dir"
 }
 
+# patched NAME BASE PATCH...
 patched() {
-	local base inputs
-	base=$(built 6.12-debug)
-	inputs=$(basename "$base"; cat "${SERIES[@]}"; echo "$RECIPE")
-	cached "kernel-6.12-patched-$(key <<< "$inputs")" "building 6.12-patched" objects \
-		fill_patched "$base"
+	local name=$1 base inputs
+	base=$(built "$2")
+	shift 2
+	inputs=$(basename "$base"; cat "$@"; echo "$RECIPE")
+	cached "kernel-$name-$(key <<< "$inputs")" "building $name" objects \
+		fill_patched "$base" "$@"
 }
 
 # A tree of one's own is built each time: make knows what changed.
@@ -371,7 +379,8 @@ kernel() {
 	6.12) packaged 6.12 arm64 '' ;;
 	6.12-16k) packaged 6.12-16k arm64-16k '' ;;
 	newest) packaged newest arm64 /trixie-backports ;;
-	6.12-patched) patched ;;
+	6.12-patched) patched "$1" 6.12-debug "${SERIES[@]}" ;;
+	newest-patched) patched "$1" newest-debug "$TOP"/patches/linux-newest/0*.patch ;;
 	ksrc) own_tree ;;
 	*.deb) deb "$1" ;;
 	*) built "$1" ;;
