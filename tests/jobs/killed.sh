@@ -1,24 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
 # VFIO users are killed under load, in the middle of all memory and while they wait; the GPU is
-# pulled; the module is removed. ROUNDS says how often each.
+# pulled; the module is removed. ROUNDS says how often each, and CRASHES how often a guest panics.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| killed | newest | 6.12 6.12-debug newest-debug | --timeout=1200 --env=ROUNDS=5
+#| killed | newest | 6.12 6.12-debug newest-debug | --timeout=1200 --env=ROUNDS=5 --env=CRASHES=1
 #| | | | --gpu=hopper:0x70000000000:94.5G --kernel-args=kmemleak=on
-#| killed-200 | | 6.12 newest | --timeout=7200 --env=ROUNDS=200
+#| killed-200 | | 6.12 newest | --timeout=14400 --env=ROUNDS=200 --env=CRASHES=200
 #| | | | --gpu=hopper:0x70000000000:94.5G
 # shellcheck disable=SC1091
 . /lib.sh
 
 gib=1073741824
+
+# guests_crash: one after the other on one GPU, which nobody has afterwards.
+guests_crash() {
+	for _ in $(seq "$CRASHES"); do
+		guest_crashes && [ "$(cat /sys/module/nvgrace_gpu/refcnt)" = 0 ] || return 1
+	done
+	for r in usemem resmem; do verify $r 67108864 || return 1; done
+}
+
 BDF=$(bdf_of GP00)
-export BDF ROUNDS SEED
+export BDF ROUNDS SEED REGIONS="2:$((93 * gib + gib / 2)):$((128 * gib)) 4:$gib:$gib"
 ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
 forget_leaks
 dmesg -c > /dev/null
-REGIONS="2:$((93 * gib)):$((128 * gib)) 4:$((gib + gib / 2)):$((2 * gib))" nested killed killed
+ok guests_crash guests_crash
+echo "# kills: guests $CRASHES"
+nested killed killed
 ok_no_leaks
 ok log log_is_clean '.*BAR0.*' 'vfio_bar_restore: reset recovery - restoring BARs' \
 	'No device request channel registered, blocked until released by user'

@@ -208,6 +208,16 @@ guest() {
 		$(guest_ports) "$@"
 }
 
+# guest_crashes: a guest writes a pattern to both regions of the GPU BDF, and its kernel panics.
+guest_crashes() {
+	append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=bars,crash"
+	# shellcheck disable=SC2046
+	guest /guest.cpio $(vfio_args "$BDF") \
+		-append "$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)" > /tmp/crash.log
+	cat /tmp/crash.log
+	grep 'the guest crashes' /tmp/crash.log && ! grep 'not ok' /tmp/crash.log
+}
+
 # guest_ports: QEMU's options for a guest that tells run_guest its verdict.
 guest_ports() {
 	guest_dir=${GUEST_DIR:-/tmp}
