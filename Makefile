@@ -116,6 +116,10 @@ check-patches:
 soak:
 	HOURS='$(HOURS)' SEED='$(SEED)' KERNELS='$(KERNELS)' scripts/soak
 
+# What the tests counted when they ran last, for the README.
+figures:
+	scripts/figures --readme
+
 lint:
 	scripts/lint
 
@@ -167,6 +171,7 @@ help:
 	@echo '  make lint          checkpatch, sparse, shellcheck and the like'
 	@echo '  make htmldocs      Documentation/ as HTML, in the cache; prints where'
 	@echo '  make soak          the fuzzer for HOURS=n; keeps seeds that failed; SEED=n: again'
+	@echo '  make figures       what the tests counted when they ran last, into README.md'
 	@echo '  make compdb        compile_commands.json, for editors'
 	@echo 'Options:'
 	@echo '  KDIR=, ARCH=, CROSS_COMPILE=    for the build'
@@ -180,5 +185,5 @@ help:
 	@echo 'scripts/rig help has more.'
 
 .PHONY: module install clean selftest demo shell check check-all kunit coverage
-.PHONY: check-patches lint htmldocs compdb help install-tool uninstall uninstall-tool
+.PHONY: check-patches lint figures htmldocs compdb help install-tool uninstall uninstall-tool
 .PHONY: dkms-source dkms-install dkms-uninstall deb deb-kernel bench bench-check bench-plot soak

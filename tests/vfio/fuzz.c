@@ -2551,7 +2551,7 @@ static const char *complaint(int kmsg)
 	return NULL;
 }
 
-static void print_counts(void)
+static void print_counts(long seconds)
 {
 	unsigned long total = 0, done, refused;
 	unsigned int i, nr;
@@ -2569,8 +2569,8 @@ static void print_counts(void)
 		if (!done && !ops[i].optional && f->rounds > 2)
 			broken(NULL, "%s was never done", ops[i].name);
 	}
-	printf("# total: %lu rounds, %lu operations, %lu resets, %lu sleeps, %lu kills\n",
-	       f->rounds, total, f->resets, f->sleeps, f->kills);
+	printf("# total: %lu rounds, %lu operations, %lu resets, %lu sleeps, %lu kills, %ld s\n",
+	       f->rounds, total, f->resets, f->sleeps, f->kills, seconds);
 }
 
 FIXTURE(fuzz)
@@ -2615,7 +2615,7 @@ TEST_F_TIMEOUT(fuzz, rounds, 90000)
 			broken(NULL, "the kernel says: %s", said);
 	} while (!f->failed && now_ms() - start < limit);
 
-	print_counts();
+	print_counts((now_ms() - start) / 1000);
 	if (f->failed)
 		printf("# failed: SEED=%u after %ld s: %s\n", seed, (now_ms() - start) / 1000,
 		       f->message);
