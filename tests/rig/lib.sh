@@ -223,7 +223,9 @@ guest_ports() {
 	guest_dir=${GUEST_DIR:-/tmp}
 	echo "-nodefaults -display none -no-reboot -serial file:$guest_dir/guest.log"
 	echo "-chardev file,id=verdict,path=$guest_dir/guest.verdict"
-	echo "-device virtio-serial-pci,romfile= -device virtserialport,chardev=verdict"
+	# Without event indices, as in scripts/rig.
+	echo "-device virtio-serial-pci,romfile=,event_idx=off"
+	echo "-device virtserialport,chardev=verdict"
 }
 
 # run_guest COMMAND...: the same for another command that starts QEMU and becomes it.
