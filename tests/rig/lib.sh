@@ -61,17 +61,23 @@ bind_gpu() {
 	echo "$1" > "/sys/bus/pci/drivers/$2/bind"
 }
 
-# soon COMMAND...: it succeeds within a minute or two, however slow the machine is.
+# soon COMMAND...: try until it succeeds, for two minutes.
 soon() {
-	for _ in $(seq 300); do
-		! "$@" > /dev/null 2>&1 || break
+	for _ in $(seq 600); do
+		if "$@" > /tmp/soon 2>&1; then
+			cat /tmp/soon
+			return
+		fi
 		sleep 0.2
 	done
-	"$@"
+	cat /tmp/soon
+	echo "not within two minutes: $*"
+	return 1
 }
 
-# hold_open: a process, $!, has the GPU BDF open, and usemem mapped.
+# hold_open: a process, $!, has the GPU BDF open, and both regions mapped.
 hold_open() {
+	rm -f /tmp/hold
 	hold > /tmp/hold &
 	soon [ -s /tmp/hold ]
 }
@@ -150,6 +156,8 @@ enabling device \(0[0-9a-f]{3} -> 0[0-9a-f]{3}\)
 log_is_clean() {
 	dmesg -c > /tmp/dmesg
 	cat /tmp/dmesg > /dev/console
+	# races.sh looks at these.
+	sed -i '/BUG: KCSAN:/,/======/d' /tmp/dmesg
 	[ -z "${KNOWN_WARNING:-}" ] ||
 		sed -i "/WARNING: .* $KNOWN_WARNING+/,/end trace/d" /tmp/dmesg
 	! grep -e WARNING: -e BUG: -e 'BUG at' -e Oops -e 'Call trace' \
@@ -215,7 +223,8 @@ guest_crashes() {
 	guest /guest.cpio $(vfio_args "$BDF") \
 		-append "$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)" > /tmp/crash.log
 	cat /tmp/crash.log
-	grep 'the guest crashes' /tmp/crash.log && ! grep 'not ok' /tmp/crash.log
+	grep 'the guest crashes' /tmp/crash.log &&
+		! grep -e 'not ok' -e 'the guest hung' /tmp/crash.log
 }
 
 # guest_ports: QEMU's options for a guest that tells run_guest its verdict.
