@@ -112,9 +112,9 @@ in_use() { [ "$(cat /sys/module/nvgrace_gpu/refcnt)" != 0 ]; }
 # Unbound while a process has it open and mapped: VFIO asks for it back, waits, and
 # takes it when the process ends. The module stays as long.
 unbound_under_load() {
-	REGIONS=$hopper_regions RESET=flr BDF=$hopper \
+	REGIONS=$hopper_regions RESET=flr BDF=$hopper STORM_S=15 \
 		life -r gpu.guest_flr.storm > /tmp/storm 2>&1 &
-	soon in_use && sleep 1
+	soon in_use
 	! rmmod nvgrace_gpu || return 1
 	unbind_gpu "$hopper" &
 	unbinding=$!
@@ -126,12 +126,17 @@ unbound_under_load() {
 		claims_are_gone 700
 }
 
-status_is() { grep -x "$1" "$dev/$BDF/power/runtime_status"; }
+status_is() {
+	cat "$dev/$BDF/power/runtime_status"
+	grep -qx "$1" "$dev/$BDF/power/runtime_status"
+}
 
 # power_state_is STATE: of the bound GPU that nobody uses, by runtime PM.
 power_state_is() {
-	[ "$1" != active ] || sleep 5
-	soon status_is "$1"
+	case $1 in
+	active) sleep 5; status_is active ;;
+	*) soon status_is "$1" ;;
+	esac
 }
 
 # idle_is STATE [PARAMETER]: before it was open, and after. The module binds the hopper

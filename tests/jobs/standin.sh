@@ -99,7 +99,7 @@ replay() {
 	return "$(cat "/tmp/standin.$1.rc")"
 }
 
-# logged REGEX: after the first $lines of the log.
+# logged REGEX: it is in the log, after the first $lines of the log.
 logged() { dmesg | sed "1,${lines}d" | grep -E "$1"; }
 
 # An error message goes the whole way, root port, interrupt, AER, driver; a fatal one

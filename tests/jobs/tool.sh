@@ -139,12 +139,12 @@ in_use() {
 # A GPU that trains for some seconds shows a counter meanwhile.
 counts() {
 	knob "$A" ready 0
-	{ sleep 12; knob "$A" ready 1; } &
-	tool bind "$A" > /tmp/out 2>&1
+	tool bind "$A" > /tmp/out 2>&1 &
+	binding=$!
+	soon grep 'the GPU trains its memory' /tmp/out
 	counts_rc=$?
-	wait
-	cat /tmp/out
-	[ $counts_rc = 0 ] && grep -q 'the GPU trains its memory' /tmp/out &&
+	knob "$A" ready 1
+	wait $binding && [ $counts_rc = 0 ] &&
 		bound_to "$A" nvgrace_gpu
 }
 
