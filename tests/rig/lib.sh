@@ -156,8 +156,6 @@ enabling device \(0[0-9a-f]{3} -> 0[0-9a-f]{3}\)
 log_is_clean() {
 	dmesg -c > /tmp/dmesg
 	cat /tmp/dmesg > /dev/console
-	# races.sh looks at these.
-	sed -i '/BUG: KCSAN:/,/======/d' /tmp/dmesg
 	[ -z "${KNOWN_WARNING:-}" ] ||
 		sed -i "/WARNING: .* $KNOWN_WARNING+/,/end trace/d" /tmp/dmesg
 	! grep -e WARNING: -e BUG: -e 'BUG at' -e Oops -e 'Call trace' \

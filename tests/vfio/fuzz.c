@@ -2544,9 +2544,6 @@ static const char *complaint(int kmsg)
 	while ((len = read(kmsg, record, sizeof(record) - 1)) > 0 || errno == EPIPE) {
 		record[len < 0 ? 0 : len] = 0;
 		record[strcspn(record, "\n")] = 0;
-		/* KCSAN also reports data races outside this driver: ignore them. */
-		if (strstr(record, "KCSAN") && !strstr(record, "[nvgrace_gpu]"))
-			continue;
 		for (i = 0; i < ARRAY_SIZE(words); i++)
 			if (strstr(record, words[i]))
 				return record;
