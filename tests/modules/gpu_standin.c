@@ -389,7 +389,7 @@ static void start_training(struct standin *gpu)
 	if (gpu->ready_ms > 0) {
 		gpu->training = true;
 		mod_timer(&gpu->timer,
-			  jiffies + msecs_to_jiffies(gpu->ready_ms));
+			  jiffies + msecs_to_jiffies(gpu->ready_ms) + 1);
 	}
 }
 
