@@ -65,6 +65,14 @@ static inline bool set_knob(const char *name, long value)
 	return f && fprintf(f, "%ld\n", value) > 0 && !fclose(f);
 }
 
+/* A thread: the GPU gets ready after so many milliseconds. */
+static inline void *get_ready_late(void *ms)
+{
+	usleep((long)ms * 1000);
+	set_knob("ready", 1);
+	return NULL;
+}
+
 /* The number behind "key: " in a file of the driver's, or alone in it; or -1. */
 static inline long driver_says(const char *file, const char *key)
 {

@@ -24,7 +24,7 @@ static const struct program program = {
 #define VALUE		0x600df00d600df00dUL
 
 /* A wait is seen to be one, and what is not to wait is not taken for one. */
-#define TRAINING_MS	800
+#define TRAINING_MS	800L
 #define AT_ONCE_MS	5000
 #define LIMIT_MS	30000
 
@@ -111,11 +111,9 @@ static bool can_reset(const FIXTURE_VARIANT(gpu) * variant)
 	return !variant->of_the_bus || !reset_is("flr");
 }
 
-static void *get_ready_late(void *unused)
+static int start_training(pthread_t *thread)
 {
-	usleep(TRAINING_MS * 1000);
-	set_knob("ready", 1);
-	return NULL;
+	return pthread_create(thread, NULL, get_ready_late, (void *)TRAINING_MS);
 }
 
 /* One after the other, each after a reset of its own. */
@@ -140,7 +138,7 @@ TEST_F_TIMEOUT(gpu, accesses_wait, 60)
 		EXPECT_EQ(0, knob("ready"));
 		a.value = VALUE;
 		start = now_ms();
-		ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+		ASSERT_EQ(0, start_training(&thread));
 		EXPECT_EQ(0, do_access(&a));
 		ms = now_ms() - start;
 		TH_LOG("%d: waited %ld ms", a.how, ms);
@@ -181,7 +179,7 @@ TEST_F(gpu, memory_off_after_reset)
 	EXPECT_EQ(0, command & PCI_COMMAND_MEMORY);
 
 	ASSERT_EQ(0, config_modify(self->fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY));
-	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+	ASSERT_EQ(0, start_training(&thread));
 	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
 	EXPECT_EQ(VALUE, value);
 	EXPECT_EQ(0, touch(self->map, false));
@@ -486,7 +484,7 @@ TEST_F(power, training_after_d3)
 	ASSERT_TRUE(set_knob("ready", 0));
 	ASSERT_EQ(0, config_modify(self->fd, self->pmcsr, 3, 0));
 	start = now_ms();
-	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+	ASSERT_EQ(0, start_training(&thread));
 	EXPECT_EQ(0, touch(self->map, false));
 	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
 	pthread_join(thread, NULL);
@@ -508,7 +506,7 @@ TEST_F(power, runtime_suspend)
 	/* Awake, it trains, each time again. */
 	ASSERT_TRUE(set_knob("ready", 0));
 	start = now_ms();
-	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+	ASSERT_EQ(0, start_training(&thread));
 	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
 	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
 	EXPECT_EQ(VALUE, value);
@@ -519,7 +517,7 @@ TEST_F(power, runtime_suspend)
 	ASSERT_TRUE(set_knob("ready", 0));
 	ASSERT_EQ(0, allow_low_power(self->fd, false));
 	start = now_ms();
-	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+	ASSERT_EQ(0, start_training(&thread));
 	EXPECT_EQ(0, touch(self->map, false));
 	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
 	pthread_join(thread, NULL);
@@ -540,7 +538,7 @@ TEST_F_TIMEOUT(power, training_after_long_sleep, 90)
 
 	ASSERT_TRUE(set_knob("ready", 0));
 	start = now_ms();
-	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+	ASSERT_EQ(0, start_training(&thread));
 	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
 	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
 	EXPECT_EQ(VALUE, value);
@@ -577,7 +575,7 @@ TEST_F_TIMEOUT(power, host_suspend, 90)
 	ASSERT_EQ(0, touch(self->map, false));
 	ASSERT_EQ(0, write_file("/sys/power/state", "freeze"));
 	start = now_ms();
-	ASSERT_EQ(0, pthread_create(&thread, NULL, get_ready_late, NULL));
+	ASSERT_EQ(0, start_training(&thread));
 	EXPECT_EQ(0, touch(self->map, false));
 	EXPECT_LE(TRAINING_MS / 2, now_ms() - start);
 	pthread_join(thread, NULL);

@@ -30,7 +30,7 @@ static const struct program program = {
 #define STRIDE		KIB(64)
 
 /* A GPU that is not ready is waited for, 30 s at most; what is not to wait is faster. */
-#define TRAINING_MS	1000
+#define TRAINING_MS	1000L
 #define AT_ONCE_MS	10000
 
 FIXTURE(memory)
@@ -280,15 +280,9 @@ TEST_F_TIMEOUT(memory, scrubbed_in_background, 180)
 	EXPECT_ZEROES(self);
 }
 
-static int get_ready_late(void *unused)
-{
-	usleep(TRAINING_MS * 1000);
-	return !set_knob("ready", 1);
-}
-
 TEST_F_TIMEOUT(memory, open_waits, 180)
 {
-	pid_t training;
+	pthread_t training;
 	long start;
 
 	if (!self->scrub)
@@ -301,11 +295,11 @@ TEST_F_TIMEOUT(memory, open_waits, 180)
 	/* The reset by open leaves the GPU ready. */
 	ASSERT_TRUE(set_knob("ready_ms", 0));
 	start = now_ms();
-	training = start_child(get_ready_late, NULL);
+	ASSERT_EQ(0, pthread_create(&training, NULL, get_ready_late, (void *)TRAINING_MS));
 	ASSERT_EQ(0, open_all(self));
 	EXPECT_LE(TRAINING_MS, now_ms() - start);
 	EXPECT_ZEROES(self);
-	EXPECT_EQ(0, end_of_child(training));
+	ASSERT_EQ(0, pthread_join(training, NULL));
 }
 
 /* The scrub goes on without the opener. */
