@@ -144,7 +144,10 @@ counts() {
 	soon grep 'the GPU trains its memory' /tmp/out
 	counts_rc=$?
 	knob "$A" ready 1
-	wait $binding && [ $counts_rc = 0 ] &&
+	wait $binding
+	bind_rc=$?
+	cat /tmp/out
+	[ $bind_rc = 0 ] && [ $counts_rc = 0 ] &&
 		bound_to "$A" nvgrace_gpu
 }
 
