@@ -18,7 +18,8 @@ SERIES=("$TOP"/patches/linux-6.12/0*.patch)
 SERIES=("${SERIES[@]:1}")
 
 PACKAGED_KERNELS=(6.12 6.12-16k newest)
-BUILT_KERNELS=(6.12-debug 6.12-patched newest-debug newest-patched 6.12-64k)
+BUILT_KERNELS=(6.12-debug 6.12-patched newest-debug newest-patched newest-kcsan
+	6.12-64k)
 
 # Objects that a build makes, about: how far it is.
 OBJECTS=1310
@@ -211,11 +212,17 @@ kernel_source() {
 
 # fragment NAME SOURCE: what the kernel is configured with, on top of allnoconfig.
 fragment() {
-	local version=newest pages
+	local version=newest pages races=()
 	[[ $(make -s -C "$2" kernelversion) != 6.12.* ]] || version=6.12
 	pages=$(sed -n 's/.*-\([0-9]*k\)$/\1/p' <<< "$1")
-	cat "$TOP/tests/rig/kernel.config" "$TOP/tests/rig/kernel-$version.config" \
-		"$TOP/tests/rig/kernel-${pages:-4k}.config"
+	if [[ $1 == *-kcsan ]]; then
+		grep -v '^CONFIG_KASAN' "$TOP/tests/rig/kernel.config"
+		races=("$TOP/tests/rig/kernel-kcsan.config")
+	else
+		cat "$TOP/tests/rig/kernel.config"
+	fi
+	cat "$TOP/tests/rig/kernel-$version.config" "$TOP/tests/rig/kernel-${pages:-4k}.config" \
+		"${races[@]}"
 }
 
 objects() {
@@ -298,7 +305,9 @@ fill_built() {
 	cp -al "$source/." "$dir/src/"
 	mkdir "$dir/src/build"
 	configure "$name" "$dir/src" "$dir/src/build" "$log"
-	make_kernel "$dir/src" "$dir/src/build" "$log" Image modules
+	# KCSAN instruments the driver alone: it samples accesses, and these would be lost among
+	# those of the whole kernel.
+	make_kernel "$dir/src" "$dir/src/build" "$log" KCSAN_SANITIZE=n Image modules
 	describe "$dir/src" "$dir/src/build" "$name, built from $(cat "$source/.about")" "$dir"
 }
 

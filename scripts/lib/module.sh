@@ -43,7 +43,7 @@ fill_module() {
 
 fill_test_modules() {
 	cp "$TOP"/tests/modules/* "$2"
-	build_module "$1" "$2"
+	build_module "$1" "$2" KCSAN_SANITIZE=n
 }
 
 # driver_module KERNEL COVERAGE [DROPIN]: a directory with nvgrace_gpu.ko, and with the KUnit

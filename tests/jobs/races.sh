@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# Data races in the driver: many tasks use the GPU, reset it and scrub it, while KCSAN watches one
+# access in 100 of the module. Its first report ends the host, as a warning does.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| races | | newest-kcsan | --timeout=2400 --gpu=hopper:0x70000000000:4608M
+# shellcheck disable=SC1091
+. /lib.sh
+
+load() { insmod /modules/nvgrace_gpu.ko scrub="$1" && bind_gpu "$BDF" nvgrace_gpu; }
+
+# watched: KCSAN has watched accesses since it was turned on; none but the driver's are
+# instrumented.
+watched() {
+	cat /sys/kernel/debug/kcsan
+	awk '$1 == "setup_watchpoints:" && $2 > 0 { on = 1 } END { exit !on }' \
+		/sys/kernel/debug/kcsan
+}
+
+echo on > /sys/kernel/debug/kcsan
+gib=1073741824
+BDF=$(bdf_of GP00)
+export BDF RESET=flr SCRUB=1 BASE=0x70000000000 FUZZ_SECONDS=90
+export REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
+dmesg -c > /dev/null
+ok load.scrub_1 load 1
+nested scrub scrub
+ok unload.scrub_1 rmmod nvgrace_gpu
+# The model of the fuzzer knows of no scrub.
+ok load.scrub_0 load 0
+nested storm life -r gpu.ioctl.storm
+nested fuzz fuzz
+ok unload.scrub_0 rmmod nvgrace_gpu
+ok watched watched
+ok log log_is_clean '(usemem|resmem): scrub stopped at offset (0x[0-9a-f]*|0): -(5|11|19)' \
+	'BAR0\+0x1498 \(C2C link\) reads 0x13, a failure code: .*' \
+	'Unable to change power state .*' \
+	'usemem: page at offset 0x[0-9a-f]* is poisoned'
+finish
