@@ -19,6 +19,7 @@ ok bind bind_gpu "$BDF" nvgrace_gpu
 forget_leaks
 dmesg -c > /dev/null
 # An unpatched 6.12 oopses in mbind().
+# shellcheck disable=SC2153
 case $KERNEL in newest* | 6.12-patched) export MBIND=1 ;; esac
 # The arguments that scripts/rig was given are settings: SEED=1234, FUZZ_SECONDS=600.
 for arg in $TEST_ARGS; do
