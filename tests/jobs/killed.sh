@@ -4,8 +4,10 @@
 # pulled; the module is removed. ROUNDS says how often each, and CRASHES how often a guest panics.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| killed | newest | 6.12 6.12-debug newest-debug | --timeout=1200 --env=ROUNDS=5 --env=CRASHES=1
-#| | | | --gpu=hopper:0x70000000000:94.5G --kernel-args=kmemleak=on
+#| killed | newest | 6.12 | --timeout=1200 --env=ROUNDS=5 --env=CRASHES=1
+#| | | | --gpu=hopper:0x70000000000:94.5G
+#| killed-debug | | 6.12-debug newest-debug | --timeout=1800 --env=ROUNDS=5 --env=CRASHES=1
+#| | | | --env=SMALL=1 --gpu=hopper:0x70000000000:4608M --kernel-args=kmemleak=on
 #| killed-200 | | 6.12 newest | --timeout=28800 --env=ROUNDS=200 --env=CRASHES=200
 #| | | | --gpu=hopper:0x70000000000:94.5G
 # shellcheck disable=SC1091
@@ -24,6 +26,8 @@ guests_crash() {
 
 BDF=$(bdf_of GP00)
 export BDF ROUNDS SEED REGIONS="2:$((93 * gib + gib / 2)):$((128 * gib)) 4:$gib:$gib"
+# KASAN has a byte of shadow for eight that read() maps: no host of 4 GiB has that for 94.5 GiB.
+[ -z "${SMALL:-}" ] || REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
 ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
 forget_leaks
