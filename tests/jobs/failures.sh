@@ -24,11 +24,8 @@ set_up() {
 		echo 0 > $DEBUG/fail_page_alloc/min-order
 }
 
-# VFIO 6.12 warns when it cannot make the group's device, and then undoes it well: the log is read
-# for other warnings, and none ends the host.
-# shellcheck disable=SC2034
-KNOWN_WARNING=vfio_group_release
-echo 0 > /proc/sys/kernel/panic_on_warn
+# VFIO 6.12 warns when it cannot make the group's device, and then undoes it well.
+allow_warning vfio_group_release
 
 gib=1073741824
 BDF=$(bdf_of "$GPUS")

@@ -142,7 +142,7 @@ finish() {
 
 # The kernel log since the last call has no trouble, and of the driver it has
 # only lines that it writes when all is well, or that match one of the extended
-# regular expressions given. KNOWN_WARNING is a function of the kernel's own.
+# regular expressions given.
 hex='0x[0-9a-f]*'
 hint='; NVIDIA.s guest driver needs usemem_bar=4'
 GOOD_LINES="(usemem|resmem) \\[mem $hex-$hex\\] is BAR[24], backed $hex bar_size $hex($hint)?
@@ -167,6 +167,24 @@ log_is_clean() {
 	echo "unexpected lines in the kernel log:"
 	cat /tmp/unexpected
 	return 1
+}
+
+# allow_warning FUNCTION: of the kernel's own. It does not end the host, nor do others, for which
+# the kernel log is read.
+allow_warning() {
+	KNOWN_WARNING=$1
+	echo 0 > /proc/sys/kernel/panic_on_warn
+}
+
+# load_with_scrub N: the driver with scrub=N, and the GPU BDF bound to it.
+load_with_scrub() { insmod /modules/nvgrace_gpu.ko scrub="$1" && bind_gpu "$BDF" nvgrace_gpu; }
+
+# scrub_log_is_clean: the same after the program scrub, with what that makes the driver say.
+scrub_log_is_clean() {
+	log_is_clean '(usemem|resmem): scrub stopped at offset (0x[0-9a-f]*|0): -(5|11|19)' \
+		'BAR0\+0x1498 \(C2C link\) reads 0x13, a failure code: .*' \
+		'Unable to change power state .*' \
+		'usemem: page at offset 0x[0-9a-f]* is poisoned'
 }
 
 # forget_leaks, ok_no_leaks: kmemleak finds nothing that leaked in between, if the kernel has it.
