@@ -212,17 +212,12 @@ kernel_source() {
 
 # fragment NAME SOURCE: what the kernel is configured with, on top of allnoconfig.
 fragment() {
-	local version=newest pages races=()
+	local version=newest pages checker=kasan
 	[[ $(make -s -C "$2" kernelversion) != 6.12.* ]] || version=6.12
 	pages=$(sed -n 's/.*-\([0-9]*k\)$/\1/p' <<< "$1")
-	if [[ $1 == *-kcsan ]]; then
-		grep -v '^CONFIG_KASAN' "$TOP/tests/rig/kernel.config"
-		races=("$TOP/tests/rig/kernel-kcsan.config")
-	else
-		cat "$TOP/tests/rig/kernel.config"
-	fi
-	cat "$TOP/tests/rig/kernel-$version.config" "$TOP/tests/rig/kernel-${pages:-4k}.config" \
-		"${races[@]}"
+	[[ $1 != *-kcsan ]] || checker=kcsan
+	cat "$TOP/tests/rig/kernel.config" "$TOP/tests/rig/kernel-$version.config" \
+		"$TOP/tests/rig/kernel-${pages:-4k}.config" "$TOP/tests/rig/kernel-$checker.config"
 }
 
 objects() {
