@@ -1386,6 +1386,12 @@ static void add_candidate(struct bar *bar, uint64_t value)
 		bar->values[bar->nr++] = value;
 }
 
+/* STORM_D3 resets the GPU in D3. Each reset zeroes the BAR registers, at any time. */
+static bool storm_resets(void)
+{
+	return f->storm & (STORM_RESET | STORM_MEMORY | STORM_D3);
+}
+
 #define BAR_FLAGS	(PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH)
 
 static unsigned int bar_register(unsigned int region)
@@ -1416,7 +1422,7 @@ static void check_bar(struct worker *w, unsigned int region, unsigned int pos, c
 	if (!bar->nr)
 		broken(w, "the BAR register at 0x%x is none of %u values, such as 0x%lx", reg,
 		       before.nr, before.values[0]);
-	if (f->storm & STORM_RESET || f->storm & STORM_MEMORY)
+	if (storm_resets())
 		add_candidate(bar, BAR_FLAGS);
 }
 
@@ -1493,7 +1499,7 @@ static void op_config_write(struct worker *w)
 			value &= ~(f->v.regions[r].size - 1);
 			add_candidate(&f->bars[r], value | BAR_FLAGS);
 		}
-		if (f->storm & STORM_RESET || f->storm & STORM_MEMORY)
+		if (storm_resets())
 			add_candidate(&f->bars[r], BAR_FLAGS);
 	}
 }
@@ -1940,7 +1946,7 @@ static void crowd(unsigned int storm, unsigned int nr_ops)
 	unsigned int i, r;
 
 	f->storm = storm;
-	for (r = 0; r < NR_REGIONS && storm & (STORM_RESET | STORM_MEMORY | STORM_D3); r++)
+	for (r = 0; r < NR_REGIONS && storm_resets(); r++)
 		add_candidate(&f->bars[r], BAR_FLAGS);
 	for (i = 0; i < NR_CROWD && storm; i++)
 		slice_forget(&f->workers[i].slices[BAR0]);
