@@ -28,7 +28,7 @@ replay() {
 	return "$(cat "/tmp/abi.$1.rc")"
 }
 
-dmesg -c > /dev/null
+take_log > /dev/null
 for layout in 2 4; do
 	ok "load.usemem_bar_$layout" insmod /modules/nvgrace_gpu.ko usemem_bar=$layout
 	bind_gpus usemem_bar_$layout

@@ -49,7 +49,7 @@ bad_pages_are() {
 export BDF REGIONS BASE=$base
 BDF=$(bdf_of GP00)
 REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
-dmesg -c > /dev/null
+take_log > /dev/null
 ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
 nested bad_pages bad_pages

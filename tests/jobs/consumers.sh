@@ -192,7 +192,7 @@ tool_knows_it() {
 BDF=$(bdf_of GP00) RESET=flr
 export BDF RESET REGIONS
 few=
-dmesg -c > /dev/null
+take_log > /dev/null
 mount -t tmpfs tmpfs /usr/lib/modules
 
 build nvgrace_gpu 3

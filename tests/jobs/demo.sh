@@ -18,7 +18,7 @@ start=0
 took host "Linux $(uname -r) on an emulated Grace host, $(nproc) CPUs, UEFI, ACPI, SMMUv3, EL2"
 
 start=$(now)
-dmesg -c > /dev/null
+take_log > /dev/null
 # shellcheck disable=SC2086
 insmod /modules/nvgrace_gpu.ko $MODULE_ARGS || fail "the module does not load"
 BDF=$(bdf_of "${GPUS%% *}")

@@ -19,7 +19,7 @@ prints() {
 	[ $prints_rc = "$1" ] && { [ -z "$2" ] || grep -qF -e "$2" /tmp/printed; }
 }
 
-dmesg -c > /dev/null
+take_log > /dev/null
 mount -t tmpfs tmpfs /usr/lib/modules
 mkdir -p "/lib/modules/$(uname -r)/updates" /etc/modprobe.d /etc/udev/rules.d
 cp /modules/*.ko "/lib/modules/$(uname -r)/updates/"

@@ -40,7 +40,7 @@ ok fail_calls insmod /modules/fail_calls.ko "functions=$(failures --calls)"
 ok load insmod /modules/nvgrace_gpu.ko
 echo nvgrace_gpu > "/sys/bus/pci/devices/$BDF/driver_override"
 forget_leaks
-dmesg -c > /dev/null
+take_log > /dev/null
 if [ -n "${CALLS:-}" ]; then which=-f; else which=-F; fi
 REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib" nested failures failures $which calls
 ok_no_leaks

@@ -21,7 +21,7 @@ driver_of() { basename "$(readlink -f "$dev/$1/driver")"; }
 # refused with what its registers read; once it is ready it binds.
 new_id() {
 	knob "$second" ready 0
-	dmesg -c > /dev/null
+	take_log > /dev/null
 	echo 10de 2342 > $drv/new_id || return 1
 	echo 10de 2345 > $drv/new_id || return 1
 	[ "$(driver_of "$first")" = nvgrace_gpu ] || return 1
@@ -63,7 +63,7 @@ remove_open() {
 }
 
 first=$(bdf_of GP00) second=$(bdf_of GP01)
-dmesg -c > /dev/null
+take_log > /dev/null
 ok load insmod /modules/nvgrace_gpu.ko
 ok new_id new_id
 ok bind bind_gpu "$first" nvgrace_gpu

@@ -12,14 +12,14 @@ claims() { grep -c ': nvgrace_gpu$' /proc/iomem; }
 
 # refused PARAMETER: the module does not load, and says what is wrong.
 refused() {
-	dmesg -c > /dev/null
+	take_log > /dev/null
 	! insmod /modules/nvgrace_gpu.ko "usemem_bar=$1" || return 1
-	dmesg -c | grep -F "nvgrace_gpu: usemem_bar: '$1' is neither 2 nor 4"
+	take_log | grep -F "nvgrace_gpu: usemem_bar: '$1' is neither 2 nor 4"
 }
 
 # one_line BDF TEXT: TEXT and nothing else is what the driver said of the device.
 one_line() {
-	dmesg -c > /tmp/dmesg
+	take_log > /tmp/dmesg
 	cat /tmp/dmesg
 	grep "nvgrace_gpu $1: " /tmp/dmesg |
 		sed 's/^\[[^]]*\] nvgrace_gpu [^ ]*: //; s/^error -[0-9A-Z]*: //' |
@@ -59,7 +59,7 @@ rebind() {
 
 for bad in 3 0 1 5 -2 x '' 4294967298; do ok "usemem_bar_is_'$bad'" refused "$bad"; done
 ok load insmod /modules/nvgrace_gpu.ko
-dmesg -c > /dev/null
+take_log > /dev/null
 
 # shellcheck disable=SC2086
 set -- $GPUS

@@ -17,7 +17,7 @@ export BDF RESET
 ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
 forget_leaks
-dmesg -c > /dev/null
+take_log > /dev/null
 # An unpatched 6.12 oopses in mbind().
 # shellcheck disable=SC2153
 case $KERNEL in newest* | 6.12-patched) export MBIND=1 ;; esac

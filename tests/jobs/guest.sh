@@ -39,7 +39,7 @@ guest_and_host() {
 	for r in usemem resmem; do ok "host_sees.$1.$r" verify $r 67108864; done
 }
 
-dmesg -c > /dev/null
+take_log > /dev/null
 
 ok load.usemem_bar_4 insmod /modules/nvgrace_gpu.ko usemem_bar=4
 BDF=$(bdf_of GP01)

@@ -38,7 +38,7 @@ ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
 for gpu in "$GPU_H" "$GPU_B" "$GPU_S" "$GPU_I" "$GPU_N"; do alone "$gpu"; done
 forget_leaks
-dmesg -c > /dev/null
+take_log > /dev/null
 REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib" nested hostile hostile
 ok_no_leaks
 # The program has read each line of the driver.

@@ -31,7 +31,7 @@ export BDF ROUNDS SEED REGIONS="2:$((93 * gib + gib / 2)):$((128 * gib)) 4:$gib:
 ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
 forget_leaks
-dmesg -c > /dev/null
+take_log > /dev/null
 ok guests_crash guests_crash
 echo "# kills: guests $panics"
 nested killed killed

@@ -23,7 +23,7 @@ suite() {
 	esac
 }
 
-dmesg -c > /dev/null
+take_log > /dev/null
 insmod /modules/nvgrace_gpu.ko
 SUITES=$(cd $KUNIT && echo nvgrace_gpu_*)
 # shellcheck disable=SC2086

@@ -41,7 +41,7 @@ probe_waits() {
 probe_times_out() {
 	knob "$1" ready 1
 	knob "$1" hbm_training 0x7f
-	dmesg -c > /dev/null
+	take_log > /dev/null
 	! bind "$1" && [ $took -ge 29000 ] || return 1
 	dmesg | grep -F 'not ready after 30 s: BAR0+0x1498 (C2C link) reads 0xff, '\
 'BAR0+0x200bc (HBM training) reads 0x7f, both should be 0xff'
@@ -51,7 +51,7 @@ probe_times_out() {
 link_failed() {
 	knob "$1" ready 1
 	knob "$1" c2c_link 0x13
-	dmesg -c > /dev/null
+	take_log > /dev/null
 	! bind "$1" && [ $took -lt 10000 ] || return 1
 	dmesg | grep -F \
 		'BAR0+0x1498 (C2C link) reads 0x13, a failure code: the link did not come up'
@@ -161,7 +161,7 @@ esac
 hopper=$(bdf_of GP00) blackwell=$(bdf_of GP01) bare=$(bdf_of GP02)
 hopper_regions="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
 blackwell_regions="4:$((4 * gib + gib / 2)):$((8 * gib)) 2:$gib:$gib"
-dmesg -c > /dev/null
+take_log > /dev/null
 
 ok load insmod /modules/nvgrace_gpu.ko
 ok probe.waits probe_waits "$blackwell"
@@ -171,7 +171,7 @@ ok probe.killed killed_while_binding "$blackwell"
 ok probe.gone gone_at_probe "$blackwell"
 ok probe.without_memory not_waited_for "$bare"
 ok probe.nothing_claimed claims_are_gone 7
-dmesg -c > /dev/null
+take_log > /dev/null
 ok probe.ready binds "$hopper"
 ok probe.ready_blackwell binds "$blackwell"
 if [ -e /sys/kernel/debug/vfio ]; then

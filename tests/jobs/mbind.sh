@@ -17,6 +17,7 @@ REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
 
 # The host goes on after an oops, to tell of it.
 oopses() {
+	allow_report $((TAINT_DIE | TAINT_WARN)) 'Unable to handle kernel'
 	echo 0 > /proc/sys/kernel/panic_on_oops
 	mbind &
 	mbind=$!
@@ -29,7 +30,7 @@ oopses() {
 	return 1
 }
 
-dmesg -c > /dev/null
+take_log > /dev/null
 ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
 if [ -n "${OOPS:-}" ]; then

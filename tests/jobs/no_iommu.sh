@@ -17,7 +17,7 @@ refused() {
 nothing_is_claimed() { ! grep ': nvgrace_gpu$' /proc/iomem; }
 
 BDF=$(bdf_of "$GPUS")
-dmesg -c > /dev/null
+take_log > /dev/null
 ok load insmod /modules/nvgrace_gpu.ko
 ok no_iommu_group test ! -e "/sys/bus/pci/devices/$BDF/iommu_group"
 ok bind_is_refused_with_the_reason refused

@@ -18,7 +18,7 @@ BDF=$(bdf_of GP00)
 # With a GiB for resmem; the size of usemem's BAR has no part in this.
 REGIONS="2:$((USEMEM * gib)):$((128 * gib)) 4:$gib:$gib"
 export BDF BASE DMA REGIONS RESET=bus
-dmesg -c > /dev/null
+take_log > /dev/null
 insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
 # The GPU's memory ends with a whole GiB, and so does the DIMM: none is left for mixedmap.ko,
 # which needs an address without struct pages, not memory.

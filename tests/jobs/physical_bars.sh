@@ -12,7 +12,7 @@
 
 gib=1073741824
 export BDF REGIONS RESET DVSEC PHYSICAL=0x100000000:0x2000000
-dmesg -c > /dev/null
+take_log > /dev/null
 for bar in 2 4; do
 	ok "load.usemem_bar_$bar" insmod /modules/nvgrace_gpu.ko usemem_bar=$bar
 	bind_gpus usemem_bar_$bar

@@ -30,7 +30,7 @@ unbind_waits() {
 export BDF REGIONS SCRUB BASE=0x70000000000
 BDF=$(bdf_of GP00)
 REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib"
-dmesg -c > /dev/null
+take_log > /dev/null
 
 SCRUB=0
 ok load.scrub_0 load_with_scrub 0

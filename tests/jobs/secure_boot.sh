@@ -37,9 +37,9 @@ install_kernels_own() {
 # refused FILE WORDS LINE: modprobe's words, and the kernel's line.
 refused() {
 	install_dkms "$1"
-	dmesg -c > /dev/null
+	take_log > /dev/null
 	! modprobe_kmod nvgrace_gpu > /tmp/out 2>&1 || return 1
-	dmesg -c > /tmp/refused
+	take_log > /tmp/refused
 	cat /tmp/out /tmp/refused
 	[ ! -e /sys/module/nvgrace_gpu ] && grep -qF "$2" /tmp/out && grep -qF "$3" /tmp/refused
 }
@@ -81,7 +81,7 @@ removal_leaves_nothing() {
 }
 
 BDF=$(bdf_of GP00)
-dmesg -c > /tmp/boot
+take_log > /tmp/boot
 mount -t tmpfs tmpfs /usr/lib/modules
 mount -t securityfs securityfs /sys/kernel/security
 cat /sys/kernel/security/lockdown /sys/module/module/parameters/sig_enforce 2> /dev/null |

@@ -74,7 +74,7 @@ blackwell="usemem: BAR4, 0x100000000 bytes"
 export BDF REGIONS PROGRAM=grace_selftest
 REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
 BDF=$(bdf_of GP00)
-dmesg -c > /dev/null
+take_log > /dev/null
 ok load insmod /modules/nvgrace_gpu.ko
 
 BDF=0000:77:00.0 ok no_device cannot 'there is no PCI device 0000:77:00.0'

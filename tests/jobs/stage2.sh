@@ -130,7 +130,7 @@ esac
 export BDF REGIONS PFNMAP KVM POISON RESET=bus
 BDF=$(bdf_of GP00)
 REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
-dmesg -c > /tmp/boot
+take_log > /tmp/boot
 # The GPU's memory begins at BASE: usemem, resmem, and what is left of the DIMM.
 # shellcheck disable=SC2153
 first=$((BASE)) last=$((BASE + 0xdfffffff)) end=$((BASE + 0x11fffffff))

@@ -81,9 +81,9 @@ says() {
 # A GPU is not taken by itself, only by name.
 bound_by_name() {
 	for gpu in $GPUS; do [ ! -e "$dev/$(bdf_of "$gpu")/driver" ] || return 1; done
-	dmesg -c > /dev/null
+	take_log > /dev/null
 	for gpu in $GPUS; do bind_gpu "$(bdf_of "$gpu")" nvgrace_gpu || return 1; done
-	dmesg -c | tee /dev/console > /tmp/bound
+	take_log | tee /dev/console > /tmp/bound
 }
 
 # start GPU DVSEC RESET REGIONS: all at once, they must not care.
@@ -134,7 +134,7 @@ plain_functions_again() {
 	[ -e "$dev/${BDF%.0}.1" ] && [ "$(cat "$dev/$BDF/vendor")" = 0x1234 ]
 }
 
-dmesg -c > /dev/null
+take_log > /dev/null
 for gpu in GP00:2342:flr GP01:2941:flr,bus GP02:2345:flr GP03:31c2:flr,bus; do
 	IFS=: read -r gpu id methods << END
 $gpu

@@ -269,7 +269,7 @@ report() {
 }
 
 A=$(bdf_of GP00) B=$(bdf_of GP01) C=$(bdf_of GP02)
-dmesg -c > /dev/null
+take_log > /dev/null
 
 # The kernel's modules, as an installed kernel has them.
 mount -t tmpfs tmpfs /usr/lib/modules

@@ -49,7 +49,7 @@ at_once() {
 		[ "$(cat /tmp/GP01/start)" -lt "$(cat /tmp/GP00/end)" ]
 }
 
-dmesg -c > /dev/null
+take_log > /dev/null
 ok load insmod /modules/nvgrace_gpu.ko usemem_bar=4
 bind_gpus
 for gpu in $GPUS; do start "$gpu"; done

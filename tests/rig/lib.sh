@@ -83,8 +83,8 @@ hold_open() {
 }
 
 # KTAP: ok NAME COMMAND... for each test, skip NAME REASON for one that cannot run here; then
-# finish, which prints the plan and returns the verdict. A job that does not come to its end
-# has no plan.
+# finish, which tests the kernel itself, prints the plan and returns the verdict. A job that does
+# not reach its end has no plan.
 TEST_NR=0 TEST_FAILED=0 TEST_HEADER='KTAP version 1'
 
 header() {
@@ -136,6 +136,7 @@ nested() {
 }
 
 finish() {
+	ok kernel kernel_is_well
 	echo "1..$TEST_NR"
 	[ "$TEST_FAILED" = 0 ] && [ "$TEST_NR" != 0 ]
 }
@@ -154,13 +155,9 @@ reset done
 enabling device \(0[0-9a-f]{3} -> 0[0-9a-f]{3}\)
 [a-z_]*quirk[a-z_]*\+0x0/0x[0-9a-f]* took [0-9]* usecs'
 log_is_clean() {
-	dmesg -c > /tmp/dmesg
+	take_log > /tmp/dmesg
 	cat /tmp/dmesg > /dev/console
-	[ -z "${KNOWN_WARNING:-}" ] ||
-		sed -i "/WARNING: .* $KNOWN_WARNING+/,/end trace/d" /tmp/dmesg
-	! grep -e WARNING: -e BUG: -e 'BUG at' -e Oops -e 'Call trace' \
-		-e '[Bb]ad page' -e 'possible circular' -e 'suspicious RCU' -e 'Unable to handle' \
-		-e hung_task -e 'blocked for more' /tmp/dmesg || return 1
+	! trouble || return 1
 	{ echo "$GOOD_LINES"; for re; do echo "$re"; done; } > /tmp/good
 	sed -nE 's/^\[[^]]*\] //; s/^nvgrace_gpu(_vfio_pci)?( [0-9a-f:.]*)?: //p' /tmp/dmesg |
 		grep -vxE -f /tmp/good > /tmp/unexpected || return 0
@@ -169,11 +166,49 @@ log_is_clean() {
 	return 1
 }
 
-# allow_warning FUNCTION: of the kernel's own. It does not end the host, nor do others, for which
-# the kernel log is read.
+# take_log: print what the kernel has logged since the last call. All of it is kept, because a
+# report that a test drains has to fail the job all the same.
+take_log() { dmesg -c | tee -a /tmp/all.log; }
+
+# trouble: print the kernel's reports in all of the log, without those that the job expects.
+trouble() {
+	sed -E "${EXPECTED:+/$EXPECTED/,/end trace/d}" /tmp/all.log > /tmp/unexpected.log
+	grep -E -f /trouble /tmp/unexpected.log
+}
+
+# allow_report TAINT REGEX: the kernel will make a report that begins with REGEX, and set this bit
+# of /proc/sys/kernel/tainted.
+allow_report() {
+	MAY_TAINT=$1 EXPECTED=$2
+}
+
+# allow_warning FUNCTION: the kernel's own warning. Neither it nor others end the host then: finish
+# looks for those in the kernel log.
 allow_warning() {
-	KNOWN_WARNING=$1
+	allow_report $TAINT_WARN "WARNING: .* $1\+"
 	echo 0 > /proc/sys/kernel/panic_on_warn
+}
+
+# kernel_is_well: no report in all of the log, no taint, and lockdep has not turned itself off. A
+# report can be lost from the log, but not from these.
+TAINT_BAD_PAGE=32 TAINT_DIE=128 TAINT_WARN=512 TAINT_SOFT_LOCKUP=16384
+MAY_TAINT=0 EXPECTED=
+kernel_is_well() {
+	take_log > /tmp/dmesg
+	well=0
+	! trouble || well=1
+	tainted=$(cat /proc/sys/kernel/tainted)
+	bits=$((TAINT_BAD_PAGE | TAINT_DIE | TAINT_WARN | TAINT_SOFT_LOCKUP))
+	if [ $((tainted & bits & ~MAY_TAINT)) != 0 ]; then
+		echo "the kernel is tainted: $tainted has a bit of warning (512), oops (128)," \
+			"bad page (32) or soft lockup (16384)"
+		well=1
+	fi
+	[ ! -e /proc/lockdep_stats ] || grep -q 'debug_locks: *1' /proc/lockdep_stats || {
+		echo 'lockdep has turned itself off: it made a report'
+		well=1
+	}
+	return $well
 }
 
 # load_with_scrub N: the driver with scrub=N, and the GPU BDF bound to it.
