@@ -52,3 +52,11 @@ step() {
 	[ $rc = 0 ] || return $rc
 	printf '%-58s %4d s\n' "$message" $((SECONDS - start)) >&2
 }
+
+# cpu_seconds FILE: of all children of a shell, as its builtin times printed them to FILE.
+cpu_seconds() {
+	awk 'NR == 2 {
+		split($1 "m" $2, t, /[ms]+/)
+		printf "%.0f\n", 60 * (t[1] + t[3]) + t[2] + t[4]
+	}' "$1"
+}

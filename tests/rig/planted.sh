@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# For scripts/check-rig: a job in which PLANT goes wrong.
+# shellcheck disable=SC1091
+. /lib.sh
+
+plant() {
+	insmod /modules/planted.ko "fault=$1" && rmmod planted
+}
+
+forget_leaks
+case $PLANT in
+nothing) ok test true ;;
+failure) ok test false ;;
+no_plan) ok test true; exit 0 ;;
+no_test) ;;
+skipped) skip test 'planted' ;;
+hang) ok test true; sleep 1000 ;;
+# The log is drained, as tests do: the report has to be found all the same.
+reports)
+	for fault in leak sleep inversion; do ok $fault plant $fault; done
+	take_log > /dev/null
+	ok_no_leaks
+	;;
+*) ok "$PLANT" plant "$PLANT" ;;
+esac
+finish
