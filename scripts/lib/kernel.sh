@@ -38,6 +38,53 @@ check_kernel_name() {
 	die "'$1' is no kernel: ${PACKAGED_KERNELS[*]} ${BUILT_KERNELS[*]}"
 }
 
+# ---- facts about a kernel
+
+# What a kernel can have, and the option of its .config that says so.
+OPTIONS=(DMABUF:VFIO_PCI_DMABUF FAULT_INJECTION:FAILSLAB GCOV:GCOV_KERNEL IOMMUFD:VFIO_DEVICE_CDEV
+	KASAN:KASAN KCSAN:KCSAN KMEMLEAK:DEBUG_KMEMLEAK KUNIT:KUNIT LOCKDEP:PROVE_LOCKING
+	MEMORY_FAILURE:MEMORY_FAILURE NUMA:NUMA SUSPEND:SUSPEND
+	USERCOPY_FAULTS:FAULT_INJECTION_USERCOPY VFIO_DEBUGFS:VFIO_DEBUGFS)
+
+# header_has KERNEL FILE REGEX: does a file of the kernel's include/, as one line, match?
+header_has() { grep -qszP "$3" "$1"/src/{,*-common/}include/"$2"; }
+
+# mbind_is_fixed KERNEL PFNMAP: does mbind() look whether a huge entry has a folio? The source
+# tells; where a package has none, a kernel that maps PFNMAP memory cacheable also has this fix.
+mbind_is_fixed() {
+	local source=$1/src/mm/mempolicy.c
+	if [ -f "$source" ]; then grep -q vm_normal_folio_pmd "$source"; else [ "$2" = map ]; fi
+}
+
+# kernel_facts KERNEL: print what tests ask about the kernel in this directory, for a shell. PAGES
+# is the size of a page, 4k and the like. DEBUG is 1 if the kernel has lockdep, KASAN or KCSAN. GUEST
+# names the kernel of its guests if that is not the same one: a debug kernel, emulated twice over,
+# takes minutes to boot. PFNMAP is map if KVM maps cacheable PFNMAP memory Normal Write-Back,
+# and device if KVM takes it for registers. HAS lists the above, and what its headers and symbols
+# show.
+kernel_facts() {
+	local kernel=$1 pair option pages debug='' guest='' pfnmap=device has=()
+	pages=$(sed -n 's/^CONFIG_ARM64_\([0-9]*\)K_PAGES=y/\1k/p' "$kernel/config")
+	for pair in "${OPTIONS[@]}"; do
+		! grep -q "^CONFIG_${pair#*:}=[ym]" "$kernel/config" || has+=("${pair%:*}")
+	done
+	for option in LOCKDEP KASAN KCSAN; do
+		[[ " ${has[*]} " != *" $option "* ]] || debug=1
+	done
+	if [ -n "$debug" ]; then
+		guest=newest
+		[[ $(cat "$kernel/release") != 6.12.* ]] || guest=6.12
+	fi
+	! header_has "$kernel" uapi/linux/kvm.h KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED || pfnmap=map
+	! mbind_is_fixed "$kernel" $pfnmap || has+=(MBIND_FIXED)
+	! header_has "$kernel" linux/mm.h 'struct follow_pfnmap_args \{[^}]*\b(size|addr_mask);' ||
+		has+=(DMA_BY_BLOCK)
+	! grep -q '\sregister_pfn_address_space\s' "$kernel/build/Module.symvers" ||
+		has+=(PFN_ADDRESS_SPACE)
+	printf "PAGES=%s\nDEBUG=%s\nGUEST=%s\nPFNMAP=%s\nHAS='%s'\n" \
+		"$pages" "$debug" "$guest" $pfnmap "${has[*]}"
+}
+
 # ---- Debian's own, unpacked
 
 # What the emulated host needs that its kernel does not have built in; what a guest does.
