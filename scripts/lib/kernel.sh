@@ -13,13 +13,20 @@
 
 JOBS=$(nproc)
 KARCH=(ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-)
-# The series for 6.12 without its cover letter, 0000.
-SERIES=("$TOP"/patches/linux-6.12/0*.patch)
-SERIES=("${SERIES[@]:1}")
-
-PACKAGED_KERNELS=(6.12 6.12-16k newest)
-BUILT_KERNELS=(6.12-debug 6.12-patched newest-debug newest-patched newest-kcsan
-	6.12-64k)
+# The kernels, one a line: NAME HOW VERSION WORDS. Debian packages some: the word is the flavour of
+# its image, with /SUITE for a backport. The others are built from Debian's source of VERSION, with
+# tests/rig/kernel.config, kernel-VERSION.config and kernel-WORD.config for each word. The word
+# patches stands for patches/linux-VERSION.
+KERNEL_TABLE='
+6.12            packaged  6.12    arm64
+6.12-16k        packaged  6.12    arm64-16k
+newest          packaged  newest  arm64/trixie-backports
+6.12-debug      built     6.12    4k kasan
+6.12-patched    built     6.12    4k kasan patches
+newest-debug    built     newest  4k kasan
+newest-patched  built     newest  4k kasan patches
+newest-kcsan    built     newest  4k kcsan
+6.12-64k        built     6.12    64k kasan'
 
 # Objects that a build makes, about: how far it is.
 OBJECTS=1310
@@ -28,14 +35,17 @@ OBJECTS=1310
 export CCACHE_DIR=$CACHE/ccache CCACHE_MAXSIZE=4G CCACHE_NOHASHDIR=1
 KCC="ccache aarch64-linux-gnu-gcc"
 
+# kernel_names: those of the table.
+kernel_names() { awk 'NF { print $1 }' <<< "$KERNEL_TABLE"; }
+
+# kernel_row NAME: HOW VERSION WORDS.
+kernel_row() { awk -v name="$1" '$1 == name { $1 = ""; print }' <<< "$KERNEL_TABLE"; }
+
 check_kernel_name() {
-	local k
 	[ -z "${KSRC:-}" ] || [ "$1" != ksrc ] || return 0
 	[[ $1 != *linux-image-*.deb ]] || [ ! -f "$1" ] || return 0
-	for k in "${PACKAGED_KERNELS[@]}" "${BUILT_KERNELS[@]}"; do
-		[ "$1" != "$k" ] || return 0
-	done
-	die "'$1' is no kernel: ${PACKAGED_KERNELS[*]} ${BUILT_KERNELS[*]}"
+	[ -n "$(kernel_row "$1")" ] ||
+		die "unknown kernel '$1', choose from: $(kernel_names | paste -sd ' ')"
 }
 
 # ---- facts about a kernel
@@ -143,9 +153,9 @@ unpack_headers() {
 	ln -s "src/linux-headers-$release" "$dir/build"
 }
 
-# fill_packaged FLAVOUR SUITE FINAL DIR: SUITE is empty or /trixie-backports.
+# fill_packaged FLAVOUR[/SUITE] FINAL DIR
 fill_packaged() {
-	local flavour=$1 suite=$2 final=$3 dir=$4 release kbuild
+	local flavour=${1%%/*} suite=${1#"${1%%/*}"} final=$2 dir=$3 release kbuild
 	trixie arm64 "linux-image-$flavour$suite,linux-headers-$flavour$suite" "$dir/tree"
 	release=$(basename "$dir"/tree/usr/lib/modules/*)
 	kbuild=$(basename "$dir"/tree/usr/lib/linux-kbuild-*)
@@ -160,13 +170,13 @@ fill_packaged() {
 	rm -rf "$dir/tree" "$dir/host"
 }
 
-# packaged NAME FLAVOUR SUITE
 packaged() {
-	local name
+	local name flavour
+	read -r _ _ flavour <<< "$(kernel_row "$1")"
 	# Programs are told where their libraries are: an entry of the cache cannot move.
 	name=kernel-$1-$(key <<< "$CACHE $RECIPE")
 	cached "$name" "fetching Debian's kernel, $1" megabytes \
-		fill_packaged "$2" "$3" "$CACHE/$name"
+		fill_packaged "$flavour" "$CACHE/$name"
 }
 
 # fill_deb IMAGE DIR: of the packages that make deb-kernel makes. The programs of kbuild in them
@@ -248,23 +258,27 @@ source_newest() {
 
 # kernel_source NAME: the source of a kernel that is built; of a packaged one, what is near.
 kernel_source() {
-	case $1 in
-	ksrc) (cd "$KSRC" && pwd) ;;
-	newest*) source_newest ;;
+	local version
+	read -r _ version _ <<< "$(kernel_row "$1")"
+	case $1:$version in
+	ksrc:) (cd "$KSRC" && pwd) ;;
+	*:newest) source_newest ;;
 	*) source_612 ;;
 	esac
 }
 
 # ---- kernels that are built here
 
-# fragment NAME SOURCE: what the kernel is configured with, on top of allnoconfig.
+# fragment NAME SOURCE: print what the kernel is configured with, on top of allnoconfig.
 fragment() {
-	local version=newest pages checker=kasan
-	[[ $(make -s -C "$2" kernelversion) != 6.12.* ]] || version=6.12
-	pages=$(sed -n 's/.*-\([0-9]*k\)$/\1/p' <<< "$1")
-	[[ $1 != *-kcsan ]] || checker=kcsan
-	cat "$TOP/tests/rig/kernel.config" "$TOP/tests/rig/kernel-$version.config" \
-		"$TOP/tests/rig/kernel-${pages:-4k}.config" "$TOP/tests/rig/kernel-$checker.config"
+	local version words word
+	read -r _ version words <<< "$(kernel_row "$1")"
+	if [ "$1" = ksrc ]; then
+		version=newest words='4k kasan'
+		[[ $(make -s -C "$2" kernelversion) != 6.12.* ]] || version=6.12
+	fi
+	cat "$TOP/tests/rig/kernel.config"
+	for word in $version ${words%patches}; do cat "$TOP/tests/rig/kernel-$word.config"; done
 }
 
 objects() {
@@ -339,24 +353,55 @@ describe() {
 	echo "$about" > "$dir/about"
 }
 
+# series VERSION: the patches for it, without a cover letter.
+series() { find "$TOP/patches/linux-$1" -name '0*.patch' ! -name '0000-*' | sort; }
+
+mapfile -t SERIES < <(series 6.12)
+
+# apply_series TREE [VERSION]: patch a kernel tree. Exact, or it says what fails.
+apply_series() {
+	local p log
+	log=$(log_file series.log)
+	: > "$log"
+	while read -r p; do
+		patch -d "$1" -p1 --fuzz=0 --no-backup-if-mismatch -i "$p" >> "$log" 2>&1 ||
+			die_log "$log" "${p#"$TOP/"} does not apply: $(grep -m 1 FAILED "$log")"
+	done < <(series "${2:-6.12}")
+}
+
+# patches_of NAME: VERSION, if this kernel has the patches for it.
+patches_of() {
+	local version words
+	read -r _ version words <<< "$(kernel_row "$1")"
+	[[ $words != *patches ]] || printf '%s\n' "$version"
+}
+
 # A tree by hard links, with a directory for the build in it: kbuild's paths are relative then,
-# so that source and build can move and be copied together.
+# so that source and build can move and be copied together. patch breaks the link of a file.
 fill_built() {
-	local name=$1 source=$2 dir=$3 log=$3/build.log
+	local name=$1 source=$2 dir=$3 log=$3/build.log about patches
+	about="$name, built from $(cat "$source/.about")"
+	patches=$(patches_of "$name")
 	mkdir "$dir/src"
 	cp -al "$source/." "$dir/src/"
+	if [ -n "$patches" ]; then
+		apply_series "$dir/src" "$patches"
+		about+=", with patches/linux-$patches"
+	fi
 	mkdir "$dir/src/build"
 	configure "$name" "$dir/src" "$dir/src/build" "$log"
 	# KCSAN instruments the driver alone: it samples accesses, and these would be lost among
 	# those of the whole kernel.
 	make_kernel "$dir/src" "$dir/src/build" "$log" KCSAN_SANITIZE=n Image modules
-	describe "$dir/src" "$dir/src/build" "$name, built from $(cat "$source/.about")" "$dir"
+	describe "$dir/src" "$dir/src/build" "$about" "$dir"
 }
 
 built() {
-	local name=$1 source inputs
+	local name=$1 source patches inputs
 	source=$(kernel_source "$name")
+	patches=$(patches_of "$name")
 	inputs=$(fragment "$name" "$source"; basename "$source"; aarch64-linux-gnu-gcc --version
+		[ -z "$patches" ] || series "$patches" | xargs cat
 		echo "$RECIPE")
 	cached "kernel-$name-$(key <<< "$inputs")" "building $name (the long step)" objects \
 		fill_built "$name" "$source"
@@ -368,40 +413,6 @@ copy_build() {
 	mkdir "$2/src"
 	find "$1/src" -mindepth 1 -maxdepth 1 ! -name build -exec cp -al -t "$2/src" {} +
 	cp -a "$1/src/build" "$2/src/build"
-}
-
-# apply_series DIR [PATCH...]: the KVM series, or other patches, on a kernel tree. Exact, or it says
-# what fails.
-apply_series() {
-	local p log dir=$1
-	shift
-	[ $# -gt 0 ] || set -- "${SERIES[@]}"
-	log=$(log_file series.log)
-	: > "$log"
-	for p; do
-		patch -d "$dir" -p1 --fuzz=0 --no-backup-if-mismatch -i "$p" >> "$log" 2>&1 ||
-			die_log "$log" "${p#"$TOP/"} does not apply: $(grep -m 1 FAILED "$log")"
-	done
-}
-
-# fill_patched BASE PATCH... DIR
-fill_patched() {
-	local base=$1 dir=${*: -1} patches=("${@:2:$#-2}")
-	copy_build "$base" "$dir"
-	apply_series "$dir/src" "${patches[@]}"
-	make_kernel "$dir/src" "$dir/src/build" "$dir/build.log" Image modules
-	describe "$dir/src" "$dir/src/build" \
-		"$(cat "$base/about"), with $(dirname "${patches[0]#"$TOP/"}")" "$dir"
-}
-
-# patched NAME BASE PATCH...
-patched() {
-	local name=$1 base inputs
-	base=$(built "$2")
-	shift 2
-	inputs=$(basename "$base"; cat "$@"; echo "$RECIPE")
-	cached "kernel-$name-$(key <<< "$inputs")" "building $name" objects \
-		fill_patched "$base" "$@"
 }
 
 # A tree of one's own is built each time: make knows what changed.
@@ -425,15 +436,12 @@ own_tree() {
 
 # kernel NAME: print the directory of a kernel, fetched or built if it is not there.
 kernel() {
+	local how
 	check_kernel_name "$1"
+	read -r how _ <<< "$(kernel_row "$1")"
 	case $1 in
-	6.12) packaged 6.12 arm64 '' ;;
-	6.12-16k) packaged 6.12-16k arm64-16k '' ;;
-	newest) packaged newest arm64 /trixie-backports ;;
-	6.12-patched) patched "$1" 6.12-debug "${SERIES[@]}" ;;
-	newest-patched) patched "$1" newest-debug "$TOP"/patches/linux-newest/0*.patch ;;
 	ksrc) own_tree ;;
 	*.deb) deb "$1" ;;
-	*) built "$1" ;;
+	*) "$how" "$1" ;;
 	esac
 }

@@ -155,11 +155,11 @@ fill_linked() {
 	cp "$base/config" "$dir/config"
 }
 
-# linked_tree: 6.12-debug, or KSRC's kernel, once more: its source in src with the driver as
+# linked_tree: 6.12-patched, or KSRC's kernel, once more: its source in src with the driver as
 # drivers/vfio/pci/nvgrace_gpu, its build in src/build, its configuration without the driver
 # in config. The caller locks it.
 linked_tree() {
-	local base name=6.12-debug
+	local base name=6.12-patched
 	[ -z "${KSRC:-}" ] || name=ksrc
 	base=$(kernel $name)
 	cached "linked-$(key <<< "$base $RECIPE")" \
