@@ -3,7 +3,7 @@
 # The VFIO ABI, on GPUs of three sizes, in both BAR layouts.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| abi | 6.12 6.12-16k newest 6.12-debug | newest-debug 6.12-64k | --timeout=1200
+#| abi | 6.12 6.12-16k newest 6.12-patched | 6.12-debug newest-debug 6.12-64k |
 #| | | | --gpu=bus0:0x70000000000:1536M
 #| | | | --gpu=port:0x71000000000:2560M-page
 #| | | | --gpu=blackwell,dvsec=0:0x72000000000:94.5G

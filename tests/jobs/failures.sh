@@ -5,10 +5,10 @@
 # nothing may be left, and nothing leaked.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| failures | 6.12-debug | newest-debug | --gpu=hopper:0x70000000000:1536M
-#| | | | --kernel-args=kmemleak=on --timeout=1200
-#| failed-calls | newest | 6.12 6.12-debug newest-debug 6.12-16k | --env=CALLS=1
-#| | | | --gpu=hopper:0x70000000000:1536M --kernel-args=kmemleak=on --timeout=1800
+#| failures | 6.12-patched | 6.12-debug newest-debug | --gpu=hopper:0x70000000000:1536M
+#| | | | --kernel-args=kmemleak=on
+#| failed-calls | newest | 6.12 6.12-patched newest-debug 6.12-16k | --env=CALLS=1
+#| | | | --gpu=hopper:0x70000000000:1536M --kernel-args=kmemleak=on
 # shellcheck disable=SC1091
 . /lib.sh
 

@@ -4,7 +4,7 @@
 # VMM without root, O_DIRECT, huge pages off, physical BARs under the emulated ones.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| field | 6.12 newest | 6.12-debug newest-debug 6.12-16k | --timeout=900
+#| field | 6.12 newest | 6.12-patched newest-debug 6.12-16k |
 #| | | | --gpu=hopper:0x70000000000:4608M --gpu=hopper,device=2345:0x71000000000:4608M
 # shellcheck disable=SC1091
 . /lib.sh

@@ -4,7 +4,7 @@
 # return. FUZZ_SECONDS says how long, SEED=n replays one round.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| fuzz | 6.12 newest | 6.12-debug 6.12-patched newest-debug | --timeout=1200
+#| fuzz | newest 6.12-patched | 6.12 newest-debug |
 #| | | | --gpu=hopper:0x70000000000:4608M
 #| | | | --kernel-args=kmemleak=on
 # shellcheck disable=SC1091

@@ -4,7 +4,7 @@
 # says, while a VFIO user works with another GPU.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| hostile | newest | 6.12 6.12-debug newest-debug 6.12-16k | --timeout=2400 --hostile
+#| hostile | newest | 6.12 6.12-patched newest-debug 6.12-16k | --hostile
 #| | | | --gpu=hopper:0x70000000000:1536M --gpu=hopper:0:0:-:-
 #| | | | --gpu=blackwell:0:0:-:- --gpu=small-bar0:0:0:0x30000000000:0x60000000
 #| | | | --gpu=io-bar0:0:0:0x30000000000:0x60000000

@@ -4,7 +4,7 @@
 # more through each one's run file.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| kunit-module | 6.12-debug | newest-debug | --kernel-args=kunit.enable=1
+#| kunit-module | 6.12-patched | 6.12-debug newest-debug | --kernel-args=kunit.enable=1
 #| | | | --gpu=port:0x70000000000:1536M
 # shellcheck disable=SC1091
 . /lib.sh

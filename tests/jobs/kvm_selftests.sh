@@ -8,8 +8,8 @@
 # regions; 50 changes of memslots.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| kvm-old | | 6.12-debug | --timeout=1800 --kvm-selftests
-#| kvm-new | | 6.12-patched | --timeout=1800 --kvm-selftests
+#| kvm-old | | 6.12-debug | --kvm-selftests
+#| kvm-new | | 6.12-patched | --kvm-selftests
 # shellcheck disable=SC1091
 . /lib.sh
 

@@ -4,7 +4,7 @@
 # larger still, in both BAR layouts: what VFIO shows, and a guest.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| physical-bars | newest | 6.12 6.12-debug | --kernel-args=iomem=relaxed
+#| physical-bars | newest | 6.12 6.12-patched | --kernel-args=iomem=relaxed
 #| | | | --gpu=hopper,bar2=4G,bar4=32M:0x70000000000:1536M
 #| | | | --gpu=blackwell,bar2=4G,bar4=32M:0x71000000000:1536M
 # shellcheck disable=SC1091

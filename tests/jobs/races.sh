@@ -4,7 +4,7 @@
 # access in 100 of the module. Its first report ends the host, as a warning does.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| races | | newest-kcsan | --timeout=2400 --gpu=hopper:0x70000000000:4608M
+#| races | | newest-kcsan | --gpu=hopper:0x70000000000:4608M
 # shellcheck disable=SC1091
 . /lib.sh
 

@@ -3,7 +3,7 @@
 # What the memory holds for the next VFIO user, without and with scrub=1.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| scrub | newest | 6.12-debug newest-debug | --timeout=1200 --gpu=hopper:0x70000000000:1536M
+#| scrub | 6.12-patched | newest newest-debug | --gpu=hopper:0x70000000000:1536M
 # shellcheck disable=SC1091
 . /lib.sh
 

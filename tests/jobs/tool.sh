@@ -4,7 +4,7 @@
 # binding by hand and by udev, and guests that are started by the lines that qemu-args prints.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| tool-host | newest | 6.12 6.12-patched newest-debug | --timeout=1200
+#| tool-host | newest | 6.12 6.12-patched newest-debug |
 #| | | | --gpu=hopper:0x70000000000:2560M
 #| | | | --gpu=hopper:0x71000000000:2560M
 #| | | | --gpu=blackwell:0x72000000000:3G

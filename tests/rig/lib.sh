@@ -3,6 +3,9 @@
 # For jobs on the emulated host: find and bind the stand-ins, KTAP, the guest.
 # shellcheck disable=SC1091
 . /rig.env
+# What the kernel has, by its own files: kernel_facts in scripts/lib/kernel.sh. For programs, too.
+export HAS
+has() { case " $HAS " in *" $1 "*) ;; *) return 1 ;; esac; }
 
 # The PCI address of the function that has this name in ACPI.
 bdf_of() {
@@ -229,10 +232,10 @@ scrub_log_is_clean() {
 
 # forget_leaks, ok_no_leaks: kmemleak finds nothing that leaked in between, if the kernel has it.
 kmemleak=/sys/kernel/debug/kmemleak
-forget_leaks() { [ ! -e $kmemleak ] || echo clear > $kmemleak; }
+forget_leaks() { ! has KMEMLEAK || echo clear > $kmemleak; }
 
 ok_no_leaks() {
-	if [ -e $kmemleak ]; then
+	if has KMEMLEAK; then
 		ok no_leaks no_leaks
 	else
 		skip no_leaks 'this kernel has no kmemleak'
