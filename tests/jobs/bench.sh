@@ -6,15 +6,14 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 
 # regions GPU: usemem at BAR4 and resmem at BAR2, as the kernel's driver has them.
 regions() {
 	case $1 in
-	GP00) echo "4:$((93 * gib + gib / 2)):$((128 * gib)) 2:$gib:$gib" ;;
-	GP01) echo "4:$gib:$gib 2:$gib:$gib" ;;
-	GP02) echo "4:$((8 * gib)):$((8 * gib)) 2:$gib:$gib" ;;
-	GP03) echo "4:$((480 * gib)):$((512 * gib)) 2:$gib:$gib" ;;
+	GP00) echo "4:$((93 * GIB + GIB / 2)):$((128 * GIB)) 2:$GIB:$GIB" ;;
+	GP01) echo "4:$GIB:$GIB 2:$GIB:$GIB" ;;
+	GP02) echo "4:$((8 * GIB)):$((8 * GIB)) 2:$GIB:$GIB" ;;
+	GP03) echo "4:$((480 * GIB)):$((512 * GIB)) 2:$GIB:$GIB" ;;
 	esac
 }
 

@@ -11,7 +11,6 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 dev=/sys/bus/pci/devices
 modules=/lib/modules/$(uname -r)
 
@@ -124,7 +123,7 @@ takes() {
 # ---- by the BARs: the largest line above 1 GiB
 
 kata_bar() {
-	largest=$gib at=
+	largest=$GIB at=
 	while read -r start end _; do
 		[ $((end - start + 1)) -gt "$largest" ] || continue
 		largest=$((end - start + 1)) at=$start
@@ -202,7 +201,7 @@ rm -r "$modules"
 
 build nvgrace_gpu_vfio_pci 4
 ok dropin.usemem_bar [ "$(cat "$dev/$BDF/nvgrace_gpu/usemem_bar")" = 4 ]
-REGIONS="4:$((93 * gib + gib / 2)):$((128 * gib)) 2:$gib:$gib"
+REGIONS="4:$((93 * GIB + GIB / 2)):$((128 * GIB)) 2:$GIB:$GIB"
 for region in usemem resmem; do
 	for test in info one_byte_at_every_edge across_the_end_of_the_bar \
 		mappings_and_files_agree; do

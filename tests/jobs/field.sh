@@ -9,11 +9,10 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 dev=/sys/bus/pci/devices
 drv=/sys/bus/pci/drivers/nvgrace_gpu
 export BDF REGIONS RESET=flr
-REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
+REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB"
 
 driver_of() { basename "$(readlink -f "$dev/$1/driver")"; }
 
@@ -34,8 +33,6 @@ new_id() {
 	for gpu in $first $second; do unbind_gpu "$gpu"; done
 	return $rc
 }
-
-claims() { grep -c ': nvgrace_gpu$' /proc/iomem; }
 
 # remove takes a bound GPU from the driver, with all claims; after rescan it binds again.
 remove_bound() {

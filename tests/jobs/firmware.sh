@@ -8,8 +8,6 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-claims() { grep -c ': nvgrace_gpu$' /proc/iomem; }
-
 # refused PARAMETER: the module does not load, and says what is wrong.
 refused() {
 	take_log > /dev/null

@@ -10,7 +10,6 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 BDF=$(bdf_of GP00)
 RESET=flr
 export BDF RESET
@@ -28,7 +27,7 @@ for arg in $TEST_ARGS; do
 	esac
 done
 TEST_ARGS=
-REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib" nested fuzz fuzz
+REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB" nested fuzz fuzz
 ok_no_leaks
 ok log log_is_clean
 ok unload rmmod nvgrace_gpu

@@ -9,15 +9,13 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 export BDF REGIONS
 
 # in_guest TEST [QEMU_ARGUMENTS]: a guest with the GPU at BDF.
 in_guest() {
-	append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=$1"
-	append="$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+	in_guest_test=$1
 	shift
-	guest /guest.cpio -append "$append" "$@"
+	guest /guest.cpio -append "$(guest_append "TEST=$in_guest_test")" "$@"
 }
 
 # shellcheck disable=SC2046
@@ -45,20 +43,20 @@ ok load.usemem_bar_4 insmod /modules/nvgrace_gpu.ko usemem_bar=4
 BDF=$(bdf_of GP01)
 ok bind.usemem_bar_4 bind_gpu "$BDF" nvgrace_gpu
 # 94.5 GiB.
-REGIONS="4:$((93 * gib + gib / 2)):$((128 * gib)) 2:$gib:$gib"
+REGIONS="4:$((93 * GIB + GIB / 2)):$((128 * GIB)) 2:$GIB:$GIB"
 guest_and_host usemem_bar_4 by_iommufd
 ok unload.usemem_bar_4 rmmod nvgrace_gpu
 
 ok load.usemem_bar_2 insmod /modules/nvgrace_gpu.ko
 ok bind.usemem_bar_2 bind_gpu "$BDF" nvgrace_gpu
-REGIONS="2:$((93 * gib + gib / 2)):$((128 * gib)) 4:$gib:$gib"
+REGIONS="2:$((93 * GIB + GIB / 2)):$((128 * GIB)) 4:$GIB:$GIB"
 guest_and_host usemem_bar_2 by_iommufd
 ok qemu_is_killed killed
 
 # 1.5 GiB: the legacy container pins the mapping page by page, which takes long.
 BDF=$(bdf_of GP00)
 ok bind.legacy bind_gpu "$BDF" nvgrace_gpu
-REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib"
+REGIONS="2:$((GIB / 2)):$((GIB / 2)) 4:$GIB:$GIB"
 guest_and_host legacy by_container
 ok log log_is_clean
 finish

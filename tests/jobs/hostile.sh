@@ -29,7 +29,6 @@ load_table() {
 	soon knob "$GPU_H" companion "$last" && knob "$GPU_H" companion ''
 }
 
-gib=1073741824
 BDF=$(bdf_of GP00) GPU_H=$(bdf_of GP01) GPU_B=$(bdf_of GP02)
 GPU_S=$(bdf_of GP03) GPU_I=$(bdf_of GP04) GPU_N=$(bdf_of GP05)
 export BDF GPU_H GPU_B GPU_S GPU_I GPU_N VARIANTS=/hostile
@@ -39,10 +38,10 @@ ok bind bind_gpu "$BDF" nvgrace_gpu
 for gpu in "$GPU_H" "$GPU_B" "$GPU_S" "$GPU_I" "$GPU_N"; do alone "$gpu"; done
 forget_leaks
 take_log > /dev/null
-REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib" nested hostile hostile
+REGIONS="2:$((GIB / 2)):$((GIB / 2)) 4:$GIB:$GIB" nested hostile hostile
 ok_no_leaks
 # The program has read each line of the driver.
 ok log log_is_clean '.*'
 ok unload rmmod nvgrace_gpu
-ok nothing_is_claimed_any_more test "$(grep -c ': nvgrace_gpu$' /proc/iomem)" = 0
+ok nothing_is_claimed_any_more test "$(claims)" = 0
 finish

@@ -10,10 +10,9 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 export BDF REGIONS
 BDF=$(bdf_of "$GPUS")
-REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
+REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB"
 
 # The host goes on after an oops, to tell of it.
 oopses() {

@@ -14,14 +14,12 @@ refused() {
 	grep -q "nvgrace_gpu $BDF: .*no IOMMU" /tmp/dmesg
 }
 
-nothing_is_claimed() { ! grep ': nvgrace_gpu$' /proc/iomem; }
-
 BDF=$(bdf_of "$GPUS")
 take_log > /dev/null
 ok load insmod /modules/nvgrace_gpu.ko
 ok no_iommu_group test ! -e "/sys/bus/pci/devices/$BDF/iommu_group"
 ok bind_is_refused_with_the_reason refused
-ok nothing_is_claimed nothing_is_claimed
+ok nothing_is_claimed test "$(claims)" = 0
 ok unload rmmod nvgrace_gpu
 ok log log_is_clean '.*no IOMMU: .*' 'probe with driver nvgrace_gpu failed with error -[0-9]*'
 finish

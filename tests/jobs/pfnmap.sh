@@ -13,16 +13,15 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 BDF=$(bdf_of GP00)
 # With a GiB for resmem; the size of usemem's BAR has no part in this.
-REGIONS="2:$((USEMEM * gib)):$((128 * gib)) 4:$gib:$gib"
+REGIONS="2:$((USEMEM * GIB)):$((128 * GIB)) 4:$GIB:$GIB"
 export BDF BASE DMA REGIONS RESET=bus
 take_log > /dev/null
 insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
 # The GPU's memory ends with a whole GiB, and so does the DIMM: none is left for mixedmap.ko,
 # which needs an address without struct pages, not memory.
-insmod /modules/mixedmap.ko "base=$((BASE + (USEMEM + 1) * gib))"
+insmod /modules/mixedmap.ko "base=$((BASE + (USEMEM + 1) * GIB))"
 nested pfnmap pfnmap
 ok unload rmmod nvgrace_gpu
 ok log log_is_clean

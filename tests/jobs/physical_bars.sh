@@ -10,21 +10,19 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 export BDF REGIONS RESET DVSEC PHYSICAL=0x100000000:0x2000000
 take_log > /dev/null
 for bar in 2 4; do
 	ok "load.usemem_bar_$bar" insmod /modules/nvgrace_gpu.ko usemem_bar=$bar
 	bind_gpus usemem_bar_$bar
 	BDF=$(bdf_of GP00) RESET=flr DVSEC=0
-	REGIONS="$bar:$((gib / 2)):$((gib / 2)) $((6 - bar)):$gib:$gib"
+	REGIONS="$bar:$((GIB / 2)):$((GIB / 2)) $((6 - bar)):$GIB:$GIB"
 	nested "hopper.usemem_bar_$bar" standin
-	append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=bars"
-	append="$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
 	# shellcheck disable=SC2046
-	nested "guest.usemem_bar_$bar" guest /guest.cpio $(vfio_args "$BDF") -append "$append"
+	nested "guest.usemem_bar_$bar" guest /guest.cpio $(vfio_args "$BDF") \
+		-append "$(guest_append TEST=bars)"
 	BDF=$(bdf_of GP01) RESET=bus DVSEC=1
-	REGIONS="4:$((gib + gib / 2)):$((2 * gib)) 2:$((4 * gib)):$((4 * gib))"
+	REGIONS="4:$((GIB + GIB / 2)):$((2 * GIB)) 2:$((4 * GIB)):$((4 * GIB))"
 	nested "blackwell.usemem_bar_$bar" standin
 	ok "unload.usemem_bar_$bar" rmmod nvgrace_gpu
 done

@@ -17,10 +17,9 @@ watched() {
 }
 
 echo on > /sys/kernel/debug/kcsan
-gib=1073741824
 BDF=$(bdf_of GP00)
 export BDF RESET=flr SCRUB=1 MBIND=1 BASE=0x70000000000 FUZZ_SECONDS=90
-export REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
+export REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB"
 take_log > /dev/null
 ok load.scrub_1 load_with_scrub 1
 nested scrub scrub

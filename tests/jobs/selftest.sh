@@ -66,13 +66,12 @@ without_kvm() {
 	return $rc
 }
 
-gib=1073741824
 fwb='FEAT_S2FWB yes, CTR_EL0.DIC yes'
 works=' +works' fails=' +FAILS: .*'
 hopper="usemem: BAR2, 0xe0000000 bytes"
 blackwell="usemem: BAR4, 0x100000000 bytes"
 export BDF REGIONS PROGRAM=grace_selftest
-REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
+REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB"
 BDF=$(bdf_of GP00)
 take_log > /dev/null
 ok load insmod /modules/nvgrace_gpu.ko

@@ -27,7 +27,6 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 usemem='2:wb:plain 2:wc:plain'
 # What an unpatched kernel breaks. Of what Device memory refuses, QEMU's TCG refuses
 # unaligned loads and stores, but neither DC ZVA nor atomics: those are tried on
@@ -39,8 +38,7 @@ trace=/sys/kernel/tracing
 
 # in_guest PROBES
 in_guest() {
-	test="TEST=memory_types PROBES=$(echo "$*" | tr ' ' ,)"
-	test="$test REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
+	test="oops=panic TEST=memory_types PROBES=$(echo "$*" | tr ' ' ,)"
 	# QEMU copies what a device reads or writes in usemem through a buffer of this size.
 	truncate -s 16M /tmp/disk
 	disk=virtio-blk-pci,drive=disk,romfile=,disable-legacy=on
@@ -48,13 +46,13 @@ in_guest() {
 	# shellcheck disable=SC2046
 	guest /guest.cpio $(vfio_args "$BDF") \
 		-drive file=/tmp/disk,format=raw,if=none,id=disk -device "$disk" \
-		-append "console=ttyAMA0 panic=-1 kpti=off oops=panic quiet $test"
+		-append "$(guest_append "$test")"
 }
 
 # must_break PROBE: the guest takes an abort, or its vCPU stops. A kernel that onlines such
 # memory may also go round in aborts of its own, and is stopped after a while.
 must_break() {
-	export GUEST_TIMEOUT=120
+	export GUEST_TIMEOUT=40
 	! in_guest "$1" > /tmp/broken || { cat /tmp/broken; return 1; }
 	broken='alignment fault|Unhandled fault|external abort|Bad address|Bus error'
 	[ "$1" != online ] || broken="$broken|the guest hung"
@@ -129,7 +127,7 @@ device:*) KVM=6.12 ;;
 esac
 export BDF REGIONS PFNMAP KVM POISON RESET=bus
 BDF=$(bdf_of GP00)
-REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
+REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB"
 take_log > /tmp/boot
 # The GPU's memory begins at BASE: usemem, resmem, and what is left of the DIMM.
 # shellcheck disable=SC2153

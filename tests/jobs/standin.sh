@@ -13,7 +13,6 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 dev=/sys/bus/pci/devices
 
 # reg OFFSET: a register in BAR0, past every driver.
@@ -88,15 +87,9 @@ bound_by_name() {
 
 # start GPU DVSEC RESET REGIONS: all at once, they must not care.
 start() {
-	{
-		BDF=$(bdf_of "$1") DVSEC=$2 RESET=$3 REGIONS=$4 standin
-		echo $? > "/tmp/standin.$1.rc"
-	} > "/tmp/standin.$1" 2>&1 &
-}
-
-replay() {
-	cat "/tmp/standin.$1"
-	return "$(cat "/tmp/standin.$1.rc")"
+	export BDF DVSEC RESET REGIONS
+	BDF=$(bdf_of "$1") DVSEC=$2 RESET=$3 REGIONS=$4
+	in_background "$1" standin
 }
 
 # logged REGEX: it is in the log, after the first $lines of the log.
@@ -168,9 +161,9 @@ for bar in 2 4; do
 	ok "layout.usemem_bar_$bar.GP03" says GP03 \
 		"usemem [mem 0x73000000000-0x7301fffffff] is $use" \
 		"resmem [mem 0x73020000000-0x7305fffffff] is $res"
-	hopper="$bar:$((gib / 2)):$((gib / 2)) $((6 - bar)):$gib:$gib"
+	hopper="$bar:$((GIB / 2)):$((GIB / 2)) $((6 - bar)):$GIB:$GIB"
 	start GP00 0 flr "$hopper"
-	start GP01 1 bus "4:$((gib + gib / 2)):$((2 * gib)) 2:$gib:$gib"
+	start GP01 1 bus "4:$((GIB + GIB / 2)):$((2 * GIB)) 2:$GIB:$GIB"
 	start GP02 -1 flr "$hopper"
 	start GP03 0 bus "$hopper"
 	wait

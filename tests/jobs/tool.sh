@@ -227,7 +227,7 @@ rule_goes() {
 started() {
 	gpus=$1 initiators=$2
 	shift 2
-	append="console=ttyAMA0 panic=-1 quiet TEST=machine GPUS=$gpus INITIATORS=$initiators"
+	append=$(guest_append "TEST=machine GPUS=$gpus INITIATORS=$initiators")
 	# shellcheck disable=SC2046
 	tool qemu-args --layout=2 --smp 2 --memory 512M "$@" -- -kernel /Image \
 		-initrd /guest.cpio -append "$append" $(guest_ports) > /tmp/guest.sh ||

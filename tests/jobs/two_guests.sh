@@ -9,7 +9,6 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 export BDF REGIONS SEED OTHER
 uptime_ms() { sed 's/ .*//; s/\.//; s/$/0/' /proc/uptime; }
 
@@ -17,30 +16,22 @@ uptime_ms() { sed 's/ .*//; s/\.//; s/$/0/' /proc/uptime; }
 pick() {
 	BDF=$(bdf_of "$1")
 	case $1 in
-	GP00) SEED=1 OTHER=resmem REGIONS="4:$((gib + gib / 2)):$((2 * gib)) 2:$gib:$gib" ;;
-	GP01) SEED=2 OTHER=BAR2 REGIONS="4:$((3 * gib)):$((4 * gib)) 2:$gib:$gib" ;;
+	GP00) SEED=1 OTHER=resmem REGIONS="4:$((GIB + GIB / 2)):$((2 * GIB)) 2:$GIB:$GIB" ;;
+	GP01) SEED=2 OTHER=BAR2 REGIONS="4:$((3 * GIB)):$((4 * GIB)) 2:$GIB:$GIB" ;;
 	esac
 }
 
-# start GPU: its guest, in the background.
-start() {
-	pick "$1"
+# run_guest_of GPU: its guest, and when it began and ended.
+run_guest_of() {
 	GUEST_DIR=/tmp/$1
 	mkdir "$GUEST_DIR"
-	{
-		uptime_ms > "$GUEST_DIR/start"
-		test="TEST=bars SEED=$SEED OTHER=$OTHER REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
-		# shellcheck disable=SC2046
-		guest /guest.cpio $(vfio_args "$BDF") \
-			-append "console=ttyAMA0 panic=-1 kpti=off quiet $test"
-		echo $? > "$GUEST_DIR/rc"
-		uptime_ms > "$GUEST_DIR/end"
-	} > "$GUEST_DIR/ktap" 2>&1 &
-}
-
-replay() {
-	cat "/tmp/$1/ktap"
-	return "$(cat "/tmp/$1/rc")"
+	uptime_ms > "$GUEST_DIR/start"
+	# shellcheck disable=SC2046
+	guest /guest.cpio $(vfio_args "$BDF") \
+		-append "$(guest_append "TEST=bars SEED=$SEED OTHER=$OTHER")"
+	run_guest_rc=$?
+	uptime_ms > "$GUEST_DIR/end"
+	return $run_guest_rc
 }
 
 at_once() {
@@ -52,7 +43,10 @@ at_once() {
 take_log > /dev/null
 ok load insmod /modules/nvgrace_gpu.ko usemem_bar=4
 bind_gpus
-for gpu in $GPUS; do start "$gpu"; done
+for gpu in $GPUS; do
+	pick "$gpu"
+	in_background "$gpu" run_guest_of "$gpu"
+done
 wait
 for gpu in $GPUS; do nested "guest.$gpu" replay "$gpu"; done
 ok at_once at_once

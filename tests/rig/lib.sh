@@ -7,6 +7,28 @@
 export HAS
 has() { case " $HAS " in *" $1 "*) ;; *) return 1 ;; esac; }
 
+# shellcheck disable=SC2034
+GIB=1073741824
+
+# claims: how many ranges of memory the driver has claimed.
+claims() { grep -c ': nvgrace_gpu$' /proc/iomem; }
+
+# in_background NAME COMMAND...: run it beside others; replay NAME prints what it printed, and
+# returns what it returned.
+in_background() {
+	in_background_name=$1
+	shift
+	{
+		"$@"
+		echo $? > "/tmp/$in_background_name.rc"
+	} > "/tmp/$in_background_name.ktap" 2>&1 &
+}
+
+replay() {
+	cat "/tmp/$1.ktap"
+	return "$(cat "/tmp/$1.rc")"
+}
+
 # The PCI address of the function that has this name in ACPI.
 bdf_of() {
 	for d in /sys/bus/pci/devices/*; do
@@ -263,6 +285,12 @@ vfio_args() {
 	fi
 }
 
+# guest_append SETTINGS: the kernel command line of a guest, with settings for its init: TEST=NAME
+# and what that test needs. It gets REGIONS.
+guest_append() {
+	echo "console=ttyAMA0 panic=-1 kpti=off quiet ${REGIONS:+REGIONS=$(echo "$REGIONS" | tr ' ' ,)} $*"
+}
+
 # guest INITRD [QEMU ARGUMENTS]: run a guest with Debian's QEMU; its verdict is
 # printed, and its console and QEMU's own words are in guest.log in GUEST_DIR, /tmp.
 guest() {
@@ -271,16 +299,15 @@ guest() {
 	# shellcheck disable=SC2046
 	run_guest qemu-system-aarch64 \
 		-M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m 512 \
-		-kernel /Image -initrd "$initrd" -append 'console=ttyAMA0 panic=-1 kpti=off quiet' \
+		-kernel /Image -initrd "$initrd" -append "$(guest_append)" \
 		$(guest_ports) "$@"
 }
 
 # guest_crashes: a guest writes a pattern to both regions of the GPU BDF, and its kernel panics.
 guest_crashes() {
-	append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=bars,crash"
 	# shellcheck disable=SC2046
-	guest /guest.cpio $(vfio_args "$BDF") \
-		-append "$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)" > /tmp/crash.log
+	guest /guest.cpio $(vfio_args "$BDF") -append "$(guest_append TEST=bars,crash)" \
+		> /tmp/crash.log
 	cat /tmp/crash.log
 	grep 'the guest crashes' /tmp/crash.log &&
 		! grep -e 'not ok' -e 'the guest hung' /tmp/crash.log
@@ -301,18 +328,22 @@ run_guest() {
 	guest_dir=${GUEST_DIR:-/tmp}
 	rm -f "$guest_dir/guest.log" "$guest_dir/guest.verdict"
 	"$@" > "$guest_dir/qemu.log" 2>&1 &
-	qemu=$! hung='' limit=$(($(date +%s) + ${GUEST_TIMEOUT:-300}))
+	since=$(date +%s)
+	qemu=$! hung='' last='' limit=${GUEST_TIMEOUT:-300}
 	# QEMU keeps a guest whose vCPU cannot go on, for a debugger to look at.
 	while kill -0 $qemu 2> /dev/null; do
-		if [ "$(date +%s)" -ge $limit ]; then hung=1; kill $qemu; fi
+		now=$(stat -c %s "$guest_dir/guest.log" "$guest_dir/guest.verdict" 2> /dev/null)
+		[ "$now" = "$last" ] || since=$(date +%s)
+		last=$now
+		if [ $(($(date +%s) - since)) -ge "$limit" ]; then hung=1; kill $qemu; fi
 		! grep -q 'kvm run failed' "$guest_dir/qemu.log" || kill $qemu
-		sleep 0.2
+		sleep 0.5
 	done
 	wait $qemu
 	cat "$guest_dir/qemu.log" >> "$guest_dir/guest.log"
 	grep -v '^# job exit' "$guest_dir/guest.verdict"
 	if [ -n "$hung" ]; then
-		echo "# the guest hung and was stopped after ${GUEST_TIMEOUT:-300} s"
+		echo "# the guest hung and was stopped: it printed nothing for $limit s"
 		return 1
 	fi
 	grep -q '^# job exit 0$' "$guest_dir/guest.verdict" && return

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# A minute of everything: both BAR layouts, some of the ABI, a reset, and a round of the fuzzer with
+# a seed that is always the same. To be run before anything that takes longer.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| smoke | | newest | --gpu=hopper:0x70000000000:4608M
+# shellcheck disable=SC1091
+. /lib.sh
+
+export BDF REGIONS RESET=flr SEED=1
+BDF=$(bdf_of GP00)
+take_log > /dev/null
+for layout in 4 2; do
+	REGIONS="$layout:$((3 * GIB + GIB / 2)):$((4 * GIB)) $((6 - layout)):$GIB:$GIB"
+	ok "load.usemem_bar_$layout" insmod /modules/nvgrace_gpu.ko usemem_bar=$layout
+	ok "bind.usemem_bar_$layout" bind_gpu "$BDF" nvgrace_gpu
+	nested "abi.usemem_bar_$layout" abi -t bar_sizing -t info -t mmap_bounds \
+		-t one_byte_at_every_edge -t faults_in_the_largest_blocks \
+		-t mapping_comes_back_after_every_reset
+	[ $layout = 4 ] || nested fuzz fuzz
+	ok "unload.usemem_bar_$layout" rmmod nvgrace_gpu
+done
+ok log log_is_clean
+finish
