@@ -70,13 +70,17 @@ mbind_is_fixed() {
 # is the size of a page, 4k and the like. DEBUG is 1 if the kernel has lockdep, KASAN or KCSAN. GUEST
 # names the kernel of its guests if that is not the same one: a debug kernel, emulated twice over,
 # takes minutes to boot. PFNMAP is map if KVM maps cacheable PFNMAP memory Normal Write-Back,
-# and device if KVM takes it for registers. HAS lists the above, and what its headers and symbols
-# show.
+# and device if KVM takes it for registers. HAS lists what its options, headers and symbols show,
+# and LACKS the rest of that: a test may be skipped for what a kernel lacks.
 kernel_facts() {
-	local kernel=$1 pair option pages debug='' guest='' pfnmap=device has=()
+	local kernel=$1 pair option pages debug='' guest='' pfnmap=device has=() lacks=()
 	pages=$(sed -n 's/^CONFIG_ARM64_\([0-9]*\)K_PAGES=y/\1k/p' "$kernel/config")
 	for pair in "${OPTIONS[@]}"; do
-		! grep -q "^CONFIG_${pair#*:}=[ym]" "$kernel/config" || has+=("${pair%:*}")
+		if grep -q "^CONFIG_${pair#*:}=[ym]" "$kernel/config"; then
+			has+=("${pair%:*}")
+		else
+			lacks+=("${pair%:*}")
+		fi
 	done
 	for option in LOCKDEP KASAN KCSAN; do
 		[[ " ${has[*]} " != *" $option "* ]] || debug=1
@@ -86,13 +90,19 @@ kernel_facts() {
 		[[ $(cat "$kernel/release") != 6.12.* ]] || guest=6.12
 	fi
 	! header_has "$kernel" uapi/linux/kvm.h KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED || pfnmap=map
-	! mbind_is_fixed "$kernel" $pfnmap || has+=(MBIND_FIXED)
-	! header_has "$kernel" linux/mm.h 'struct follow_pfnmap_args \{[^}]*\b(size|addr_mask);' ||
-		has+=(DMA_BY_BLOCK)
-	! grep -q '\sregister_pfn_address_space\s' "$kernel/build/Module.symvers" ||
-		has+=(PFN_ADDRESS_SPACE)
-	printf "PAGES=%s\nDEBUG=%s\nGUEST=%s\nPFNMAP=%s\nHAS='%s'\n" \
-		"$pages" "$debug" "$guest" $pfnmap "${has[*]}"
+	# found NAME COMMAND...
+	found() {
+		local name=$1
+		shift
+		if "$@"; then has+=("$name"); else lacks+=("$name"); fi
+	}
+	found MBIND_FIXED mbind_is_fixed "$kernel" $pfnmap
+	found DMA_BY_BLOCK header_has "$kernel" linux/mm.h \
+		'struct follow_pfnmap_args \{[^}]*\b(size|addr_mask);'
+	found PFN_ADDRESS_SPACE grep -q '\sregister_pfn_address_space\s' \
+		"$kernel/build/Module.symvers"
+	printf "PAGES=%s\nDEBUG=%s\nGUEST=%s\nPFNMAP=%s\nHAS='%s'\nLACKS='%s'\n" \
+		"$pages" "$debug" "$guest" $pfnmap "${has[*]}" "${lacks[*]}"
 }
 
 # ---- Debian's own, unpacked

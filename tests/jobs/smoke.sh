@@ -4,7 +4,7 @@
 # a seed that is always the same. To be run before anything that takes longer.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| smoke | | newest | --gpu=hopper:0x70000000000:4608M
+#| smoke | | newest | --gpu=blackwell,dvsec=0:0x70000000000:4608M
 # shellcheck disable=SC1091
 . /lib.sh
 
