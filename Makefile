@@ -5,7 +5,7 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 RIG = scripts/rig
 KERNEL ?= newest
 
-# What plays the GPU of demo and shell, and the size of its memory.
+# The stand-in for the GPU of demo and shell, and the size of its memory.
 GPU ?= gh200
 KIND_gh200 = hopper
 SIZE_gh200 = 94.5G
@@ -116,7 +116,7 @@ check-patches:
 soak:
 	HOURS='$(HOURS)' SEED='$(SEED)' KERNELS='$(KERNELS)' scripts/soak
 
-# What the tests counted when they ran last, for the README.
+# Write the counts of the latest test run into the README.
 figures:
 	scripts/figures --readme
 
