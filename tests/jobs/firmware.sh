@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
-# What the driver makes of its parameter and of what firmware says: a stand-in
-# for each line of firmware.txt.
+# How the driver reads its parameter and the properties of firmware: a stand-in for each
+# line of firmware.txt.
 #
 #| part | make check | make check-all adds | scripts/rig run
 #| firmware | 6.12 newest | 6.12-patched newest-debug | --firmware=tests/rig/firmware.txt

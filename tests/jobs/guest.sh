@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
-# The GPU in a guest, as an operator would start it: by iommufd, where this kernel has it, in
-# both BAR layouts, and by the legacy container; then what the guest left, seen from the host.
+# The GPU in a guest, as an operator would start it: over iommufd, where this kernel has it, in
+# both BAR layouts, and over the legacy container; then the host reads what the guest wrote.
 #
 #| part | make check | make check-all adds | scripts/rig run
 #| guest | 6.12-16k newest | 6.12 6.12-patched newest-debug 6.12-64k | --gpu=bus0:0x70000000000:1536M
@@ -19,12 +19,12 @@ in_guest() {
 }
 
 # shellcheck disable=SC2046
-by_iommufd() { in_guest "$1" $(vfio_args "$BDF"); }
-by_container() { in_guest "$1" -device "vfio-pci,host=$BDF"; }
+over_iommufd() { in_guest "$1" $(vfio_args "$BDF"); }
+over_container() { in_guest "$1" -device "vfio-pci,host=$BDF"; }
 
 # killed: QEMU is killed while its guest runs, and the GPU is free again.
 killed() {
-	by_iommufd sleep_forever > /tmp/killed.log &
+	over_iommufd sleep_forever > /tmp/killed.log &
 	soon grep 'guest is up' /tmp/guest.verdict && kill -KILL "$(pidof qemu-system-aarch64)" ||
 		return 1
 	wait
@@ -44,19 +44,19 @@ BDF=$(bdf_of GP01)
 ok bind.usemem_bar_4 bind_gpu "$BDF" nvgrace_gpu
 # 94.5 GiB.
 REGIONS="4:$((93 * GIB + GIB / 2)):$((128 * GIB)) 2:$GIB:$GIB"
-guest_and_host usemem_bar_4 by_iommufd
+guest_and_host usemem_bar_4 over_iommufd
 ok unload.usemem_bar_4 rmmod nvgrace_gpu
 
 ok load.usemem_bar_2 insmod /modules/nvgrace_gpu.ko
 ok bind.usemem_bar_2 bind_gpu "$BDF" nvgrace_gpu
 REGIONS="2:$((93 * GIB + GIB / 2)):$((128 * GIB)) 4:$GIB:$GIB"
-guest_and_host usemem_bar_2 by_iommufd
+guest_and_host usemem_bar_2 over_iommufd
 ok qemu_is_killed killed
 
 # 1.5 GiB: the legacy container pins the mapping page by page, which takes long.
 BDF=$(bdf_of GP00)
 ok bind.legacy bind_gpu "$BDF" nvgrace_gpu
 REGIONS="2:$((GIB / 2)):$((GIB / 2)) 4:$GIB:$GIB"
-guest_and_host legacy by_container
+guest_and_host legacy over_container
 ok log log_is_clean
 finish

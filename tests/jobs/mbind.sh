@@ -14,7 +14,7 @@ export BDF REGIONS
 BDF=$(bdf_of "$GPUS")
 REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB"
 
-# The host goes on after an oops, to tell of it.
+# The host survives the oops, so that the job can report it.
 oopses() {
 	allow_report $((TAINT_DIE | TAINT_WARN)) 'Unable to handle kernel'
 	echo 0 > /proc/sys/kernel/panic_on_oops

@@ -88,7 +88,7 @@ cat /sys/kernel/security/lockdown /sys/module/module/parameters/sig_enforce 2> /
 	sed 's/^/# /'
 grep -e X.509 -e integrity: /tmp/boot | sed 's/^/# /'
 
-# What trouble.rst quotes.
+# trouble.rst quotes these messages.
 case $(cat /proc/cmdline) in
 *sig_enforce*)
 	words='Key was rejected by service'

@@ -28,9 +28,9 @@
 . /lib.sh
 
 usemem='2:wb:plain 2:wc:plain'
-# What an unpatched kernel breaks. Of what Device memory refuses, QEMU's TCG refuses
-# unaligned loads and stores, but neither DC ZVA nor atomics: those are tried on
-# the patched kernel, and are no control on the other.
+# An unpatched kernel breaks these. QEMU's TCG refuses unaligned loads and stores of Device
+# memory, but neither DC ZVA nor atomics: those run on the patched kernel, and are not a control
+# on the other.
 breaks='2:wb:unaligned 2:wc:unaligned'
 others='2:wb:zva 2:wc:zva 2:wb:lse 2:wc:lse 2:wb:exclusive 2:wc:exclusive'
 resmem='4:wc:plain 4:wc:unaligned 4:wc:zva'

@@ -77,7 +77,7 @@ seeded() {
 	return $seeded_rc
 }
 
-# What cannot be read is told so, and never taken for a fault.
+# check names what it cannot read, and does not take that for a fault.
 check_as_user() {
 	user_tool check > /tmp/out 2>&1
 	cat /tmp/out

@@ -3,7 +3,7 @@
 # For jobs on the emulated host: find and bind the stand-ins, KTAP, the guest.
 # shellcheck disable=SC1091
 . /rig.env
-# What the kernel has, by its own files: kernel_facts in scripts/lib/kernel.sh. For programs, too.
+# kernel_facts in scripts/lib/kernel.sh says what the kernel has. Programs ask, too.
 export HAS
 has() { case " $HAS " in *" $1 "*) ;; *) return 1 ;; esac; }
 
@@ -276,7 +276,7 @@ no_leaks() {
 # has_iommufd: can a device be opened by its own node and attached to an iommufd?
 has_iommufd() { [ -e /dev/iommu ] && [ -e /dev/vfio/devices ]; }
 
-# vfio_args BDF: QEMU's options for the GPU, as this kernel has it, by iommufd or by container.
+# vfio_args BDF: print QEMU's options for the GPU, over iommufd or, without it, a container.
 vfio_args() {
 	if has_iommufd; then
 		echo "-object iommufd,id=iommufd0 -device vfio-pci,host=$1,iommufd=iommufd0"
