@@ -97,11 +97,13 @@ demo:
 shell:
 	$(RIG) shell $(HOST)
 
+CHECK = PARTS='$(PARTS)' KERNELS='$(KERNELS)' ARGS='$(ARGS)' FAILED='$(FAILED)' \
+	WORKERS='$(WORKERS)' scripts/check $(if $(LIST),--list)
 check:
-	PARTS='$(PARTS)' KERNELS='$(KERNELS)' scripts/check $(if $(LIST),--list)
+	$(CHECK)
 
 check-all:
-	PARTS='$(PARTS)' KERNELS='$(KERNELS)' scripts/check --all $(if $(LIST),--list)
+	$(CHECK) --all
 
 kunit:
 	scripts/kunit arm64 x86_64
@@ -181,7 +183,8 @@ help:
 	@echo '  GPU=gh200, gb200 or gb300, GPU_SIZE=94.5G, MODULE_ARGS=usemem_bar=4, and'
 	@echo '  KERNEL=newest (default), 6.12, 6.12-16k, ... or KSRC= (a kernel source tree of'
 	@echo '                                  your own): for demo and shell'
-	@echo "  PARTS='abi life' KERNELS='6.12 newest' LIST=1    for check and check-all"
+	@echo "  PARTS='abi life' KERNELS='6.12 newest' ARGS='-t mmap_bounds' FAILED=1 WORKERS=3"
+	@echo '  LIST=1                          for check and check-all'
 	@echo 'scripts/rig help has more.'
 
 .PHONY: module install clean selftest demo shell check check-all kunit coverage
