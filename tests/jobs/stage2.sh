@@ -120,11 +120,9 @@ cpu_has() {
 	[ $has = "$1" ]
 }
 
-case $PFNMAP:$(uname -r) in
-device:*) KVM=6.12 ;;
-*:6.12.*) KVM=series ;;
-*) KVM=newest ;;
-esac
+KVM=series
+! has PFN_ADDRESS_SPACE || KVM=newest
+[ "$PFNMAP" != device ] || KVM=6.12
 export BDF REGIONS PFNMAP KVM POISON RESET=bus
 BDF=$(bdf_of GP00)
 REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB"
