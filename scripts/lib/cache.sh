@@ -25,7 +25,8 @@ lock() {
 	local fd
 	exec {fd}> "$1" || die "cannot write to $CACHE"
 	flock -n "$fd" && return
-	say "another run holds $1, waiting"
+	# Steps at once show how far the holder is.
+	[ -n "${AT_ONCE:-}" ] || say "another run holds $1, waiting"
 	flock -w 3600 "$fd" || die "another run has held $1 for an hour"
 }
 

@@ -2,27 +2,32 @@
 # shellcheck shell=bash
 # Debian's packages: those that this machine needs, and those that are only unpacked.
 
-# What every verb needs on the machine itself; the rest is fetched without installing.
-HOST_PACKAGES=(acpica-tools bc bison ccache cpio e2fsprogs flex gcc gcc-aarch64-linux-gnu
-	kmod libc6-dev libc6-dev-arm64-cross libelf-dev libssl-dev make mmdebstrap patch
-	patchelf perl python3 xz-utils)
+# Every verb needs these on the machine itself: the first to fetch, the others to build. The rest
+# is fetched without installing.
+FETCH_PACKAGES=(e2fsprogs kmod mmdebstrap patchelf perl xz-utils)
+HOST_PACKAGES=("${FETCH_PACKAGES[@]}" acpica-tools bc bison ccache cpio flex gcc
+	gcc-aarch64-linux-gnu libc6-dev libc6-dev-arm64-cross libelf-dev libssl-dev make patch
+	python3)
 
-# Another apt-get may be at work, and for an administrator it takes minutes.
+apt_install() {
+	DEBIAN_FRONTEND=noninteractive timeout 1800 \
+		apt-get install -o DPkg::Lock::Timeout=900 -y --no-install-recommends "$@"
+}
+
+# Another apt-get may be at work, and for an administrator it takes minutes. A new machine has no
+# lists of packages, and old lists name packages that are gone.
 install_packages() {
 	local log
 	log=$(log_file apt.log)
-	{ apt-get update && DEBIAN_FRONTEND=noninteractive timeout 1800 \
-		apt-get install -o DPkg::Lock::Timeout=900 -y --no-install-recommends "$@"; } \
-		> "$log" 2>&1 || die_log "$log" "apt-get could not install: $*"
+	{ apt_install "$@" || { apt-get update && apt_install "$@"; }; } > "$log" 2>&1 ||
+		die_log "$log" "apt-get could not install: $*"
 }
 
 # missing_packages PACKAGE...: print those that are not installed.
 missing_packages() {
-	local p
-	for p; do
-		[ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2> /dev/null)" = installed ] ||
-			printf '%s ' "$p"
-	done
+	printf '%s\n' "$@" | grep -vxF -f <(
+		dpkg-query -W -f='${db:Status-Status} ${Package}\n' "$@" 2> /dev/null |
+			sed -n 's/^installed //p') | tr '\n' ' ' || :
 }
 
 # need_packages PACKAGE...: install those that are missing. Only this needs root. Two runs do
@@ -50,9 +55,12 @@ update_lists() {
 	timeout 600 apt-get update > "$log" 2>&1 || die_log "$log" "apt-get update failed"
 }
 
-# need_package_lists: what apt knows of the packages to fetch. A new machine has none.
+# need_host: install what the machine itself has to have.
+need_host() { need_packages "${HOST_PACKAGES[@]}"; }
+
+# need_package_lists: what apt knows of linux-source-6.12. A new machine has no lists.
 need_package_lists() {
-	! mirror > /dev/null || ! apt-cache show linux-source-6.12 > /dev/null 2>&1 || return 0
+	! apt-cache show linux-source-6.12 > /dev/null 2>&1 || return 0
 	[ "$(id -u)" = 0 ] ||
 		die "apt has no lists of packages, or none with linux-source-6.12;" \
 			"as root, run: apt-get update"
@@ -63,12 +71,6 @@ need_package_lists() {
 	apt-cache show linux-source-6.12 > /dev/null 2>&1 ||
 		die "apt knows no linux-source-6.12:" \
 			"is this Debian 12 or newer, with its security updates?"
-}
-
-# need_host: all that the machine itself has to have.
-need_host() {
-	need_packages "${HOST_PACKAGES[@]}"
-	need_package_lists
 }
 
 # mirror: the first Debian mirror of the machine's own apt configuration.
@@ -116,8 +118,7 @@ tools_x86() {
 
 # unpacked_qemu TOOLS ARCH: the command line, word by word, that runs an unpacked QEMU.
 unpacked_qemu() {
-	printf '%s\n' "$1"/usr/lib64/ld-linux-*.so.* --library-path \
-		"$1/usr/lib/$(gcc -print-multiarch)" \
+	printf '%s\n' "$1"/usr/lib64/ld-linux-*.so.* --library-path "$1"/usr/lib/*-linux-gnu \
 		"$1/usr/bin/qemu-system-$2" -L "$1/usr/share/qemu"
 }
 

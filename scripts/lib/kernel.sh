@@ -152,7 +152,7 @@ unpack_headers() {
 	mkdir "$dir/lib" "$dir/lib/host"
 	cp -a "$tree/usr/src" "$dir/src"
 	cp -a "$host"/usr/lib/linux-kbuild-* "$dir/lib/"
-	cp -L "$host/usr/lib/$(gcc -print-multiarch)"/*.so* "$dir/lib/host/"
+	cp -L "$host"/usr/lib/*-linux-gnu/*.so* "$dir/lib/host/"
 	mapfile -t programs < <(find "$dir"/lib/linux-kbuild-* -type f -perm -u+x)
 	loader=$(basename "$dir"/lib/host/ld-linux-*.so.*)
 	run_unpacked "$final/lib/host/$loader" "${programs[@]}"
@@ -234,9 +234,17 @@ fill_source() {
 	echo "Debian's linux-source-6.12 $version" > "$dir/.about"
 }
 
-# source_versions: the releases of 6.12 that apt offers, newest first.
+# source_versions: print the releases of 6.12 that apt offers, newest first. apt takes a second to
+# tell, so the answer is kept until apt has new lists.
 source_versions() {
-	apt-cache madison linux-source-6.12 | awk '{ print $3 }' | sort -ruV
+	local known=$CACHE/source-versions new=$CACHE/source-versions.$BASHPID
+	if [ ! -s "$known" ] || [ /var/lib/apt/lists -nt "$known" ]; then
+		mkdir -p "$CACHE" || die "cannot make the cache, $CACHE"
+		need_package_lists
+		apt-cache madison linux-source-6.12 | awk '{ print $3 }' | sort -ruV > "$new"
+		mv "$new" "$known"
+	fi
+	cat "$known"
 }
 
 # source_of VERSION: the source of one of these releases.
@@ -277,6 +285,14 @@ kernel_source() {
 	esac
 }
 
+# fetch_kernel NAME: what Debian has of a kernel: the package, or the source to build it from.
+fetch_kernel() {
+	case $(kernel_row "$1") in
+	*packaged*) kernel "$1" ;;
+	*built*) kernel_source "$1" ;;
+	esac
+}
+
 # ---- kernels that are built here
 
 # fragment NAME SOURCE: print what the kernel is configured with, on top of allnoconfig.
@@ -296,12 +312,12 @@ objects() {
 		"$(grep -c '^  \(CC\|AS\) ' "$FILLING/build.log" 2> /dev/null)" $OBJECTS
 }
 
-# make_kernel SOURCE OUT LOG TARGET...
+# make_kernel SOURCE OUT LOG TARGET...: tests that run meanwhile come first.
 make_kernel() {
 	local source=$1 out=$2 log=$3
 	shift 3
-	make -C "$source" O="$out" "${KARCH[@]}" CC="$KCC" -j"$((JOBS + 1))" "$@" >> "$log" 2>&1 ||
-		die_log "$log" "the kernel did not build"
+	nice -n 19 make -C "$source" O="$out" "${KARCH[@]}" CC="$KCC" -j"$((JOBS + 1))" "$@" \
+		>> "$log" 2>&1 || die_log "$log" "the kernel did not build"
 }
 
 # configure NAME SOURCE OUT LOG: the fragment must be taken word for word.

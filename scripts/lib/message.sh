@@ -18,28 +18,32 @@ die_log() {
 	die "$*; the whole log is $log"
 }
 
+# redraws: does standard error show one line that is written again and again?
+redraws() { [ -t 2 ] && [ -z "${AT_ONCE:-}" ]; }
+
 # watch_step SHELL MESSAGE PROGRESS: show how far it is, as long as SHELL lives.
 watch_step() {
 	local start=$SECONDS now progress
 	while kill -0 "$1" 2> /dev/null; do
 		sleep 1
 		now=$((SECONDS - start))
-		if [ -t 2 ]; then
+		if redraws; then
 			progress=$([ "$3" = - ] || "$3")
 			printf '\r\033[K%-58s %4d s  %s' "$2" $now "$progress" >&2
-		elif [ "$3" != - ] && [ $now != 0 ] && [ $((now % 30)) = 0 ]; then
-			printf '  %s, after %d s\n' "$("$3")" $now >&2
+		elif [ $now != 0 ] && [ $((now % 15)) = 0 ]; then
+			progress=$([ "$3" = - ] || "$3")
+			printf '  %s: %safter %d s\n' "$2" "${progress:+$progress }" $now >&2
 		fi
 	done
 }
 
 # step MESSAGE PROGRESS COMMAND...: run the command, and print a line with the time that it
-# took. PROGRESS is a function that prints how far the command is, or - for none; a
-# terminal shows that every second, a log every half minute.
+# took. PROGRESS is a function that prints how far the command is, or - for none. A terminal
+# shows that every second; a log, and steps at once, every 15 seconds.
 step() {
 	local message=$1 progress=$2 start=$SECONDS shell=$BASHPID watcher rc
 	shift 2
-	[ -t 2 ] || printf '%s ...\n' "$message" >&2
+	redraws || printf '%s ...\n' "$message" >&2
 	# The command is the one in the foreground, so that Ctrl-C ends it.
 	watch_step "$shell" "$message" "$progress" >&2 &
 	watcher=$!
@@ -48,7 +52,7 @@ step() {
 	rc=$?
 	kill $watcher 2> /dev/null || :
 	wait $watcher 2> /dev/null || :
-	[ ! -t 2 ] || printf '\r\033[K' >&2
+	! redraws || printf '\r\033[K' >&2
 	[ $rc = 0 ] || return $rc
 	printf '%-58s %4d s\n' "$message" $((SECONDS - start)) >&2
 }
@@ -60,3 +64,23 @@ cpu_seconds() {
 		printf "%.0f\n", 60 * (t[1] + t[3]) + t[2] + t[4]
 	}' "$1"
 }
+
+# at_once COMMAND...: run lines of shell at the same time, each in a process group of its own.
+# When one fails or this shell is interrupted, the others end too. Nothing of their output is
+# kept but messages.
+at_once() (
+	declare -A running=()
+	trap 'for pid in "${!running[@]}"; do kill -- "-$pid" 2> /dev/null || :; done' EXIT
+	trap 'exit 130' INT TERM
+	AT_ONCE=1
+	set -m
+	for command; do
+		eval "$command" < /dev/null > /dev/null &
+		running[$!]=1
+	done
+	set +m
+	while [ ${#running[@]} -gt 0 ]; do
+		wait -n -p pid "${!running[@]}" || exit 1
+		unset "running[$pid]"
+	done
+)
