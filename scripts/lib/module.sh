@@ -26,8 +26,8 @@ build_module() {
 	shift 2
 	[ -d "$kernel/src/build" ] || own=(CC_FLAGS_FTRACE=)
 	[ ! -L "$kernel/src" ] || own=()
-	make -C "$kernel/build/" "${KARCH[@]}" CC="$KCC" M="$dir" W=1 "${own[@]}" "$@" modules \
-		> "$log" 2>&1 || die_log "$log" "a module did not build"
+	make -C "$kernel/build/" "${KARCH[@]}" CC="$KCC" M="$dir" W=1 -j"$JOBS" "${own[@]}" "$@" \
+		modules > "$log" 2>&1 || die_log "$log" "a module did not build"
 	! grep 'warning:' "$log" | grep -v 'pahole version differs' | grep -q . ||
 		die_log "$log" "a module built with warnings"
 }
@@ -78,32 +78,50 @@ kernels_driver() {
 		fill_kernels_driver "$1" "$2"
 }
 
-TEST_CFLAGS=(-static -O2 -g -Wall -Wno-nonnull -Wno-stringop-overread -Wno-stringop-overflow
+TEST_CFLAGS=(-static -s -O2 -Wall -Wno-nonnull -Wno-stringop-overread -Wno-stringop-overflow
 	-Werror -pthread -D_GNU_SOURCE)
 
-# fill_programs UAPI SOURCE DIR
-fill_programs() {
-	local uapi=$1/usr/include source=$2 dir=$3 log=$3/log src
-	for src in "$TOP"/tests/{vfio,guest}/*.c; do
-		aarch64-linux-gnu-gcc "${TEST_CFLAGS[@]}" -isystem "$uapi/aarch64-linux-gnu" \
-			-isystem "$uapi" -I"$source/tools/testing/selftests" -I"$TOP/tests" \
-			-I"$TOP/tests/lib" -o "$dir/$(basename "$src" .c)" "$src" >> "$log" 2>&1 ||
-			die_log "$log" "${src#"$TOP/"} did not build"
-	done
-	rm "$log"
+# program_files [NAME...]: print the guest's programs, and of the host's these or all.
+program_files() {
+	local name
+	printf '%s\n' "$TOP"/tests/guest/*.c
+	if [ $# = 0 ]; then printf '%s\n' "$TOP"/tests/vfio/*.c; fi
+	for name; do printf '%s\n' "$TOP/tests/vfio/$name.c"; done
 }
 
-# test_programs: what runs on the host and in the guest, static arm64. One build for every
+# test_harness [NAME...]: print where the kernel's own harness is, if one of these programs uses it.
+test_harness() {
+	local files
+	mapfile -t files < <(program_files "$@")
+	! grep -q '"fixture.h"' "${files[@]}" || printf '%s\n' "$(source_612)/tools/testing/selftests"
+}
+
+# fill_programs UAPI HARNESS FILE... DIR
+fill_programs() {
+	local uapi=$1/usr/include harness=$2 dir=${*: -1} log names
+	log=$dir/log
+	mapfile -t names < <(basename -s .c "${@:3:$#-3}")
+	make -C "$dir" -j"$JOBS" -f - CC="$KCC" VPATH="$TOP/tests/vfio:$TOP/tests/guest" \
+		CFLAGS="${TEST_CFLAGS[*]} -isystem $uapi/aarch64-linux-gnu -isystem $uapi \
+			${harness:+-I$harness} -I$TOP/tests -I$TOP/tests/lib" "${names[@]}" \
+		> "$log" 2>&1 << 'END' || die_log "$log" "the test programs did not build"
+%: %.c
+	$(CC) $(CFLAGS) -c -o $@.o $< && $(CC) $(CFLAGS) -o $@ $@.o
+END
+	rm "$dir"/*.o "$log"
+}
+
+# test_programs [NAME...]: what runs on the host and in the guest, static arm64. One build for every
 # kernel: against the newest interface, as programs are.
 test_programs() {
-	local uapi source inputs
+	local uapi harness files inputs
 	uapi=$(uapi)
-	source=$(source_612)
-	inputs=$(cd "$TOP/tests" &&
-		find . -name '*.[ch]' ! -path './kunit/*' ! -path './modules/*' | sort | xargs cat
-		echo "$source $uapi ${TEST_CFLAGS[*]} $RECIPE")
+	mapfile -t files < <(program_files "$@")
+	harness=$(test_harness "$@")
+	inputs=$(cat "${files[@]}" "$TOP"/tests/lib/*.h
+		echo "$* $harness $uapi ${TEST_CFLAGS[*]} $RECIPE")
 	cached "programs-$(key <<< "$inputs")" "building the test programs" - \
-		fill_programs "$uapi" "$source"
+		fill_programs "$uapi" "$harness" "${files[@]}"
 }
 
 KVM_SELFTESTS=(aarch64/page_fault_test kvm_page_table_test dirty_log_test

@@ -16,8 +16,8 @@ static const struct program program = {
 
 static int failed(const char *what)
 {
-	ksft_print_msg("direct_io: %s: %s\n", what, strerror(errno));
-	return KSFT_FAIL;
+	ktap_note("direct_io: %s: %s", what, strerror(errno));
+	return KTAP_FAIL;
 }
 
 /* Are all pages of a buffer in the range? Root reads the pfns of its own pages. */
@@ -51,8 +51,8 @@ static int copy_by_disk(int fd, char *buf[])
 		if (pread(fd, buf[i + 1], BUFFER, i * BUFFER) != BUFFER)
 			return failed("pread");
 		if (memcmp(buf[i], buf[i + 1], BUFFER)) {
-			ksft_print_msg("direct_io: buffer %u differs\n", i);
-			return KSFT_FAIL;
+			ktap_note("direct_io: buffer %u differs", i);
+			return KTAP_FAIL;
 		}
 	}
 	return 0;
@@ -79,8 +79,8 @@ static int run(const char *path, uint64_t base, uint64_t size)
 		if (lies_in(pagemap, mem + off, base, size))
 			buf[nr++] = mem + off;
 	if (nr < BUFFERS) {
-		ksft_print_msg("direct_io: %u of %u buffers lie in the range\n", nr, BUFFERS);
-		return KSFT_FAIL;
+		ktap_note("direct_io: %u of %u buffers lie in the range", nr, BUFFERS);
+		return KTAP_FAIL;
 	}
 	return copy_by_disk(fd, buf);
 }

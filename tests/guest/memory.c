@@ -18,8 +18,8 @@ static int run_code(void *p, unsigned int number)
 
 static int failed(const char *what)
 {
-	ksft_print_msg("memory: %s: %s\n", what, strerror(errno));
-	return KSFT_FAIL;
+	ktap_note("memory: %s: %s", what, strerror(errno));
+	return KTAP_FAIL;
 }
 
 static int stress(unsigned long mib)

@@ -7,7 +7,7 @@
 #ifndef TESTS_PROGRAM_H
 #define TESTS_PROGRAM_H
 
-#include "kselftest.h"
+#include "ktap.h"
 #include "vfio.h"
 
 struct program_var {
@@ -62,7 +62,7 @@ program_skip(const struct program *p, const char *fmt, ...)
 	va_end(args);
 	printf("\n");
 	fflush(stdout);
-	exit(KSFT_SKIP);
+	exit(KTAP_SKIP);
 }
 
 static inline void __noreturn __printf(1, 2) program_fail(const char *fmt, ...)
@@ -75,7 +75,7 @@ static inline void __noreturn __printf(1, 2) program_fail(const char *fmt, ...)
 	va_end(args);
 	printf("\n");
 	fflush(stdout);
-	exit(KSFT_FAIL);
+	exit(KTAP_FAIL);
 }
 
 /* A group can be opened once, and not while its device is open by the device's node. */
