@@ -92,7 +92,7 @@ selftest:
 	scripts/selftest
 
 demo:
-	$(RIG) run $(HOST) tests/jobs/demo.sh
+	$(RIG) run $(HOST) --programs=verify tests/jobs/demo.sh
 
 shell:
 	$(RIG) shell $(HOST)

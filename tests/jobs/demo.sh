@@ -56,24 +56,22 @@ for r in $REGIONS; do total=$((total + ${r##*:})); done
 while [ $((window << 30)) -lt $total ]; do window=$((window * 2)); done
 export GUEST_MACHINE=",highmem-mmio-size=${window}G"
 
-by=iommufd wait=
+over=iommufd wait=
 if ! has_iommufd; then
-	by=container
-	case $(uname -r) in
-	6.12.*) wait="this kernel's container pins usemem page by page, which takes a minute" ;;
-	esac
+	over=container
+	has DMA_BY_BLOCK ||
+		wait="this kernel's container pins usemem page by page, which takes a minute"
 fi
 tests=bars usemem=${REGIONS%%:*}
-# shellcheck disable=SC2153
-case $KERNEL:$(uname -r) in
-6.12-patched:* | ksrc:*) tests=memory_types,bars ;;
-*:6.12.*) device="usemem is Device memory in its guests, see Documentation/kernels.rst" ;;
-*) tests=memory_types,bars ;;
-esac
+if [ "$PFNMAP" = map ]; then
+	tests=bars,memory_types
+else
+	device="usemem is Device memory in its guests, see Documentation/kernels.rst"
+fi
 
 start=$(now)
 version=$(qemu-system-aarch64 --version | sed -n 's/ emulator version//p' | cut -d' ' -f1,2)
-more "starting $version -device vfio-pci,host=$BDF, by $by ...${wait:+ $wait}"
+more "starting $version -device vfio-pci,host=$BDF, over $over ...${wait:+ $wait}"
 append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=$tests OTHER=$OTHER"
 append="$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
 append="$append PROBES=$usemem:wb:unaligned,$usemem:wb:zva,$usemem:wb:lse"
@@ -81,6 +79,11 @@ append="$append PROBES=$usemem:wb:unaligned,$usemem:wb:zva,$usemem:wb:lse"
 guest /guest.cpio -append "$append" $(vfio_args "$BDF") > /tmp/guest.ktap ||
 	{ cat /tmp/guest.ktap; fail "the guest failed"; }
 took guest "$version: the guest sees"
+sed -n 's/^# took: mapping \([0-9]*\) ms, verify \([0-9]*\) ms$/\1 \2/p' /tmp/guest.ktap > /tmp/took
+more "$(awk -v took="$(now)" -v start="$start" '{
+	printf "mapping %.1f s, verify %.1f s, boot and the rest %.1f s",
+		$1 / 1000, $2 / 1000, took - start - ($1 + $2) / 1000
+}' /tmp/took)"
 sed -n 's/^# //p' /tmp/guest.ktap | grep -E '^[0-9]|^ ' |
 	while IFS= read -r line; do more "$line"; done
 sed -n 's/^# \([a-zA-Z0-9]*\): \(.*places.*\)/\1: pattern written and verified at \2/p' \
