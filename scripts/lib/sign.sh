@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# The module as the package's DKMS makes it, signed by a key that the emulated host's firmware has
-# in its variable db.
+# The module is built as the package's DKMS builds it, and signed with a key that the emulated host's
+# firmware has in its variable db.
 
-# dkms_conf KERNEL ARRAY: the first element of it in dkms.conf, as DKMS reads that.
+# dkms_conf KERNEL ARRAY: print the first element of an array of dkms.conf, as DKMS reads it.
 dkms_conf() {
 	(
 		# shellcheck disable=SC2034
@@ -15,7 +15,7 @@ dkms_conf() {
 	)
 }
 
-# fill_dkms KERNEL DIR: the package's source, built by the command of dkms.conf.
+# fill_dkms KERNEL DIR: build the package's source with the command of dkms.conf.
 fill_dkms() {
 	local kernel=$1 dir=$2 log=$2/log command
 	command=$(dkms_conf "$kernel" MAKE)
@@ -35,7 +35,7 @@ dkms_module() {
 		- fill_dkms "$1"
 }
 
-# sign_as_documented KERNEL MODULE: make a key and sign, by the commands of install.rst.
+# sign_as_documented KERNEL MODULE: make a key and sign with the commands of install.rst.
 sign_as_documented() {
 	local kernel=$1 module=$2 commands
 	commands=$(sed -n '/^  openssl req/,/^  mokutil/{/mokutil/d; p}' \
@@ -46,9 +46,9 @@ sign_as_documented() {
 	sh -ec "${commands//MODULE/$module}"
 }
 
-# write_db CERTIFICATE TEMPLATE FILE: TEMPLATE, an empty variable store of AAVMF, with the variable
-# db: a list of one certificate. The kernel reads db also where secure boot is off; it does not read
-# shim's list of machine owner's keys there.
+# write_db CERTIFICATE TEMPLATE FILE: copy TEMPLATE, an empty variable store of AAVMF, and add the
+# variable db: a list of one certificate. The kernel reads db even if secure boot is off, but then
+# not shim's list of machine owner's keys.
 write_db() {
 	python3 - "$@" << 'END_OF_PYTHON'
 import struct, sys, uuid
@@ -69,7 +69,7 @@ open(out, "wb").write(store)
 END_OF_PYTHON
 }
 
-# sign_modules KERNEL DIR MODULE...: those that are not signed yet, by the key in DIR.
+# sign_modules KERNEL DIR MODULE...: sign those that are not signed yet with the key in DIR.
 sign_modules() {
 	local kernel=$1 dir=$2 ko
 	shift 2
@@ -79,10 +79,11 @@ sign_modules() {
 	done
 }
 
-# add_signed KERNEL DKMS ROOT RUN: /dkms of the host has the package's module: unsigned, signed by
-# a key that nobody enrolled, and signed by one that firmware has; that signs the test modules too.
+# add_signed KERNEL DKMS TEMPLATE ROOT RUN: /dkms of the host gets the package's module: unsigned,
+# signed with an unknown key, and signed with a key that firmware has, which signs the test modules
+# too. Print the path of that firmware's variables.
 add_signed() {
-	local kernel=$1 module=$2/nvgrace_gpu.ko root=$3 run=$4 which log
+	local kernel=$1 module=$2/nvgrace_gpu.ko template=$3 root=$4 run=$5 which log
 	log=$run/sign.log
 	mkdir -p "$root/dkms"
 	cp "$module" "$root/dkms/unsigned.ko"
@@ -93,6 +94,6 @@ add_signed() {
 			> "$log" 2>&1 || die_log "$log" "the module could not be signed"
 	done
 	sign_modules "$kernel" "$run/enrolled" "$root"/modules/*.ko
-	write_db "$run/enrolled/mok.der" "$TOOLS/usr/share/AAVMF/AAVMF_VARS.fd" "$run/vars.fd"
-	ARGS+=(-drive "if=pflash,format=raw,file=$run/vars.fd")
+	write_db "$run/enrolled/mok.der" "$template" "$run/vars.fd"
+	printf '%s\n' "$run/vars.fd"
 }
