@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# The cache: what is fetched and built, each in a directory that is named after what went in.
+# The cache holds what the scripts fetch and build. The name of each directory has a digest of its
+# inputs.
 
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/nvgrace_gpu
 
-# A change in how something is fetched or built makes a new entry of it.
+# Raise this number to have all of it fetched and built again.
 # shellcheck disable=SC2034
 RECIPE=2
 
-# Bytes of free space that an entry may need, in MiB.
+# An entry may need so much free space, in MiB.
 CACHE_FREE_MIB=6144
 
-# key: sixteen digits for what standard input holds.
+# key: print a digest of standard input, sixteen digits.
 key() { sha256sum | cut -c1-16; }
 
-# log_file NAME: the path of a log; the directory exists then.
+# log_file NAME: print the path of a log, and make its directory.
 log_file() {
 	mkdir -p "$CACHE/log" || die "cannot make the cache, $CACHE"
 	printf '%s\n' "$CACHE/log/$1"
@@ -25,15 +26,15 @@ lock() {
 	local fd
 	exec {fd}> "$1" || die "cannot write to $CACHE"
 	flock -n "$fd" && return
-	# Steps at once show how far the holder is.
+	# Where steps run at once, the holder prints its progress.
 	[ -n "${AT_ONCE:-}" ] || say "another run holds $1, waiting"
 	flock -w 3600 "$fd" || die "another run has held $1 for an hour"
 }
 
 # cached NAME MESSAGE PROGRESS COMMAND...: print the path of directory NAME of the cache.
-# If it does not exist, COMMAND fills it: it gets the path as one more argument. An entry
-# that is half filled never has the name, and a second caller waits for the first.
-# PROGRESS is as for step, and finds the path in FILLING.
+# If it does not exist, COMMAND fills it: it gets the path as its last argument. A half-filled
+# entry has another name, and a second caller waits for the first. PROGRESS is as for step, and
+# finds the path in FILLING.
 cached() {
 	local message=$2 progress=$3 dir=$CACHE/$1 free
 	shift 3

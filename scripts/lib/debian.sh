@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# Debian's packages: those that this machine needs, and those that are only unpacked.
+# Debian's packages: some are installed on this machine, the others only unpacked.
 
 # Every verb needs these on the machine itself: the first to fetch, the others to build. The rest
 # is fetched without installing.
@@ -14,8 +14,8 @@ apt_install() {
 		apt-get install -o DPkg::Lock::Timeout=900 -y --no-install-recommends "$@"
 }
 
-# Another apt-get may be at work, and for an administrator it takes minutes. A new machine has no
-# lists of packages, and old lists name packages that are gone.
+# install_packages PACKAGE...: wait minutes for another apt-get. A new machine has no lists of
+# packages, and old lists name packages that are gone: then update them and try again.
 install_packages() {
 	local log
 	log=$(log_file apt.log)
@@ -30,8 +30,8 @@ missing_packages() {
 			sed -n 's/^installed //p') | tr '\n' ' ' || :
 }
 
-# need_packages PACKAGE...: install those that are missing. Only this needs root. Two runs do
-# so one after the other, and the second finds the packages of the first.
+# need_packages PACKAGE...: install those that are missing. Nothing else needs root. Of two runs the
+# second waits, and finds the packages of the first.
 need_packages() {
 	local missing
 	command -v dpkg-query > /dev/null ||
@@ -58,7 +58,7 @@ update_lists() {
 # need_host: install what the machine itself has to have.
 need_host() { need_packages "${HOST_PACKAGES[@]}"; }
 
-# need_package_lists: what apt knows of linux-source-6.12. A new machine has no lists.
+# need_package_lists: update apt's lists if they lack linux-source-6.12, as on a new machine.
 need_package_lists() {
 	! apt-cache show linux-source-6.12 > /dev/null 2>&1 || return 0
 	[ "$(id -u)" = 0 ] ||
@@ -73,7 +73,7 @@ need_package_lists() {
 			"is this Debian 12 or newer, with its security updates?"
 }
 
-# mirror: the first Debian mirror of the machine's own apt configuration.
+# mirror: print the first Debian mirror of the machine's own apt configuration.
 mirror() {
 	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2> /dev/null |
 		awk '/\/debian\/?$/ && !n++; END { exit !n }'
@@ -81,8 +81,8 @@ mirror() {
 
 native() { dpkg --print-architecture; }
 
-# unpack SUITE ARCH PACKAGES DIR: unpack packages of a Debian into DIR without installing them.
-# NAME/trixie-backports takes a backport.
+# unpack SUITE ARCH PACKAGES DIR: unpack packages of a Debian release into DIR, without installing
+# them. NAME/trixie-backports takes a backport.
 unpack() {
 	local suite=$1 arch=$2 packages=$3 dir=$4 name=${3%%,*} log sources uri
 	log=$(log_file "fetch-${name//\//-}-$arch.log")
@@ -98,14 +98,14 @@ unpack() {
 			"is there a network?"
 }
 
-# trixie ARCH PACKAGES DIR: of Debian 13.
+# trixie ARCH PACKAGES DIR: unpack packages of Debian 13.
 trixie() { unpack trixie "$@"; }
 
-# megabytes: how much of an entry is there.
+# megabytes: print the size of the entry that is being filled.
 megabytes() { printf '%d MB' "$(du -sm "$FILLING" 2> /dev/null | cut -f1)"; }
 
-# QEMU of Debian 13, with firmware: older ones let a guest get away with unaligned access to
-# Device memory.
+# tools: fetch QEMU and firmware of Debian 13. Older QEMUs do not refuse unaligned access to Device
+# memory.
 tools() {
 	cached "tools-$RECIPE" "fetching QEMU and firmware (Debian 13)" megabytes \
 		trixie "$(native)" qemu-system-arm,qemu-efi-aarch64,ipxe-qemu
@@ -116,14 +116,14 @@ tools_x86() {
 		trixie "$(native)" qemu-system-x86
 }
 
-# unpacked_qemu TOOLS ARCH: the command line, word by word, that runs an unpacked QEMU.
+# unpacked_qemu TOOLS ARCH: print the command that runs an unpacked QEMU, a word a line.
 unpacked_qemu() {
 	printf '%s\n' "$1"/usr/lib64/ld-linux-*.so.* --library-path "$1"/usr/lib/*-linux-gnu \
 		"$1/usr/bin/qemu-system-$2" -L "$1/usr/share/qemu"
 }
 
-# run_unpacked LOADER FILE...: have unpacked programs run with the loader and the libraries of
-# their own Debian, which is newer than this machine's. All are in LOADER's directory.
+# run_unpacked LOADER FILE...: make unpacked programs use the loader and the libraries of their own
+# Debian, which is newer than this machine's. All of these are in LOADER's directory.
 run_unpacked() {
 	local loader=$1 f
 	shift
@@ -133,8 +133,8 @@ run_unpacked() {
 	done
 }
 
-# The user space of the emulated host: an ext4 image of /usr with Debian's QEMU for arm64 and its
-# firmware for guests, Python, udev and kmod for the tool nvgrace-gpu; and busybox.
+# fill_usr DIR: make the emulated host's user space: busybox, and an ext4 image of /usr. That has
+# QEMU for arm64 and its firmware for guests; and Python, udev and kmod for the tool nvgrace-gpu.
 fill_usr() {
 	local log
 	log=$(log_file mke2fs.log)
@@ -154,7 +154,7 @@ host_usr() {
 		fill_usr
 }
 
-# The newest kernel's interface to user space, which the tests are built with.
+# uapi: fetch the newest kernel's interface to user space, which test programs are built with.
 uapi() {
 	cached "uapi-$RECIPE" "fetching the newest kernel's UAPI headers" megabytes \
 		trixie arm64 linux-libc-dev/trixie-backports

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# The jobs of the emulated host. In its header each has a table: a row for each part of the
-# tests that it is, the kernels that make check and make check-all run it on, and the machine,
-# as options of scripts/rig. A row without a name goes on with the one above.
+# The jobs of the emulated host. The header of each has a table, with a row for each part of the
+# tests: its name, the kernels that make check and make check-all run it on, and the machine as
+# options of scripts/rig. A row without a name continues the one above.
 #
 #	#| part | make check | make check-all adds | scripts/rig run
 
-# job_rows FILE...: the rows, as part, kernels, more kernels, file and options, between |.
+# job_rows FILE...: print the rows as part|kernels|more kernels|file|options.
 job_rows() {
 	awk -F '|' '
 	function flush() { if (part != "") print part "|" kernels "|" more "|" file "|" options }
@@ -27,8 +27,8 @@ job_rows() {
 
 all_job_rows() { job_rows "$TOP"/tests/jobs/*.sh; }
 
-# job_row NAME PART: the row of a job: NAME is a file, or the name of a part. PART chooses a
-# row of a file that has several; the first one by default.
+# job_row NAME PART: print the row of a job. NAME is a file or the name of a part. PART chooses a
+# row of a file that has several; the default is the first one.
 job_row() {
 	local name=$1 part=$2 row
 	if [ -f "$name" ]; then

@@ -2,13 +2,13 @@
 # shellcheck shell=bash
 # The kernels that the emulated host and its guests run. Each is a directory of the cache:
 #
-#	image		what boots
+#	image		the kernel that boots
 #	release		as uname -r prints it
-#	about		where it comes from, for people
-#	ko/		modules, and in ko/boot and ko/guest those that the host and a guest
-#			load at boot, in order
-#	build/		what modules are built against
-#	src/		its source, or as much of it as there is
+#	about		its origin, for people
+#	ko/		modules; ko/boot and ko/guest list those that the host and a guest load at
+#			boot, in order
+#	build/		for building modules
+#	src/		its source, or its headers if there is no more
 #	config		its .config
 
 JOBS=$(nproc)
@@ -28,17 +28,17 @@ newest-patched  built     newest  4k kasan patches
 newest-kcsan    built     newest  4k kcsan
 6.12-64k        built     6.12    64k kasan'
 
-# Objects that a build makes, about: how far it is.
+# A build makes about so many objects.
 OBJECTS=1310
 
-# Compilers that are asked again for what they compiled before answer at once.
+# With ccache, a rebuild takes seconds.
 export CCACHE_DIR=$CACHE/ccache CCACHE_MAXSIZE=4G CCACHE_NOHASHDIR=1
 KCC="ccache aarch64-linux-gnu-gcc"
 
-# kernel_names: those of the table.
+# kernel_names: print those of the table.
 kernel_names() { awk 'NF { print $1 }' <<< "$KERNEL_TABLE"; }
 
-# kernel_row NAME: HOW VERSION WORDS.
+# kernel_row NAME: print HOW VERSION WORDS.
 kernel_row() { awk -v name="$1" '$1 == name { $1 = ""; print }' <<< "$KERNEL_TABLE"; }
 
 check_kernel_name() {
@@ -50,7 +50,7 @@ check_kernel_name() {
 
 # ---- facts about a kernel
 
-# What a kernel can have, and the option of its .config that says so.
+# A kernel can have these; after the colon is the option of its .config that tells.
 OPTIONS=(DMABUF:VFIO_PCI_DMABUF FAULT_INJECTION:FAILSLAB GCOV:GCOV_KERNEL IOMMUFD:VFIO_DEVICE_CDEV
 	KASAN:KASAN KCSAN:KCSAN KMEMLEAK:DEBUG_KMEMLEAK KUNIT:KUNIT LOCKDEP:PROVE_LOCKING
 	MEMORY_FAILURE:MEMORY_FAILURE NUMA:NUMA SUSPEND:SUSPEND
@@ -59,17 +59,17 @@ OPTIONS=(DMABUF:VFIO_PCI_DMABUF FAULT_INJECTION:FAILSLAB GCOV:GCOV_KERNEL IOMMUF
 # header_has KERNEL FILE REGEX: does a file of the kernel's include/, as one line, match?
 header_has() { grep -qszP "$3" "$1"/src/{,*-common/}include/"$2"; }
 
-# mbind_is_fixed KERNEL PFNMAP: does mbind() look whether a huge entry has a folio? The source
-# tells; where a package has none, a kernel that maps PFNMAP memory cacheable also has this fix.
+# mbind_is_fixed KERNEL PFNMAP: does mbind() check that a huge entry has a folio? The source tells.
+# Packages have no source: one that maps PFNMAP memory cacheable also has this fix.
 mbind_is_fixed() {
 	local source=$1/src/mm/mempolicy.c
 	if [ -f "$source" ]; then grep -q vm_normal_folio_pmd "$source"; else [ "$2" = map ]; fi
 }
 
-# kernel_facts KERNEL: print what tests ask about the kernel in this directory, for a shell. PAGES
-# is the size of a page, 4k and the like. DEBUG is 1 if the kernel has lockdep, KASAN or KCSAN. GUEST
-# names the kernel of its guests if that is not the same one: a debug kernel, emulated twice over,
-# takes minutes to boot. PFNMAP is map if KVM maps cacheable PFNMAP memory Normal Write-Back,
+# kernel_facts KERNEL: print what tests ask about the kernel in this directory, as assignments for a
+# shell. PAGES is the size of a page, 4k and the like. DEBUG is 1 if the kernel has lockdep, KASAN or
+# KCSAN. GUEST names the kernel of its guests if that is another one: a debug kernel, emulated twice
+# over, takes minutes to boot. PFNMAP is map if KVM maps cacheable PFNMAP memory Normal Write-Back,
 # and device if KVM takes it for registers. HAS lists what its options, headers and symbols show,
 # and LACKS the rest of that: a test may be skipped for what a kernel lacks.
 kernel_facts() {
@@ -107,20 +107,20 @@ kernel_facts() {
 
 # ---- Debian's own, unpacked
 
-# What the emulated host needs that its kernel does not have built in; what a guest does.
+# Modules that the emulated host and a guest load at boot.
 HOST_MODULES=(virtio_blk virtio_console ext4 vfio_iommu_type1 vfio-pci)
 GUEST_MODULES=(virtio_console)
-# On demand, by jobs.
+# Jobs load these.
 MORE_MODULES=(hwpoison-inject aer_inject)
 
-# unpack_modules TREE RELEASE KO: the modules above and what they depend on, from TREE's usr.
+# unpack_modules TREE RELEASE KO: take the modules above, and those that they depend on, from TREE.
 unpack_modules() {
 	local tree=$1 release=$2 ko=$3 path checksum=()
 	# The ext4 of 6.12 looks for it by its algorithm; newer kernels have it built in.
 	[ -z "$(find "$tree/usr" -name 'crc32c_generic.ko*')" ] || checksum=(crc32c_generic)
 	mkdir "$ko"
 	depmod -b "$tree/usr" "$release"
-	# order LIST MODULE...: the files to load, those that others need first.
+	# order LIST MODULE...: write the files to load, in order.
 	order() {
 		local list=$1 m
 		shift
@@ -143,10 +143,10 @@ unpack_modules() {
 	rm "$ko"/*.paths
 }
 
-# unpack_headers TREE HOST RELEASE FINAL DIR: Debian's headers as a tree to build against on
-# this machine: its makefiles find each other wherever the tree is, the programs of kbuild are
-# this machine's, and what its compiler and pahole may lack is off, as they have no part in
-# the ABI of modules.
+# unpack_headers TREE HOST RELEASE FINAL DIR: make Debian's headers a tree to build against on this
+# machine. Its makefiles find each other wherever the tree is, and kbuild's programs are this
+# machine's. Options that its compiler and pahole may lack are off: they are not part of the ABI of
+# modules.
 unpack_headers() {
 	local tree=$1 host=$2 release=$3 final=$4 dir=$5 loader programs
 	mkdir "$dir/lib" "$dir/lib/host"
@@ -183,14 +183,14 @@ fill_packaged() {
 packaged() {
 	local name flavour
 	read -r _ _ flavour <<< "$(kernel_row "$1")"
-	# Programs are told where their libraries are: an entry of the cache cannot move.
+	# Programs have the path of their libraries in them, so an entry of the cache cannot move.
 	name=kernel-$1-$(key <<< "$CACHE $RECIPE")
 	cached "$name" "fetching Debian's kernel, $1" megabytes \
 		fill_packaged "$flavour" "$CACHE/$name"
 }
 
-# fill_deb IMAGE DIR: of the packages that make deb-kernel makes. The programs of kbuild in them
-# are arm64's; elsewhere those of Debian's own package take their place.
+# fill_deb IMAGE DIR: unpack packages of make deb-kernel. Their programs of kbuild are for arm64; on
+# other machines those of Debian's own package replace them.
 fill_deb() {
 	local image=$1 headers=${1/linux-image-/linux-headers-} dir=$2 release kbuild
 	dpkg-deb -x "$image" "$dir/tree"
@@ -205,7 +205,7 @@ fill_deb() {
 		kbuild=$(echo "$(kernel 6.12)"/lib/linux-kbuild-*/scripts)
 		cp "$kbuild/basic/fixdep" "$dir/build/scripts/basic/"
 		cp "$kbuild/genksyms/genksyms" "$dir/build/scripts/genksyms/"
-		# modpost itself only chooses between these.
+		# modpost itself is a script that chooses one of these.
 		cp "$kbuild/mod/modpost.real-lsb-64" "$dir/build/scripts/mod/modpost"
 	fi
 	mv "$dir/tree/boot/vmlinuz-$release" "$dir/image"
@@ -234,8 +234,8 @@ fill_source() {
 	echo "Debian's linux-source-6.12 $version" > "$dir/.about"
 }
 
-# source_versions: print the releases of 6.12 that apt offers, newest first. apt takes a second to
-# tell, so the answer is kept until apt has new lists.
+# source_versions: print the releases of 6.12 that apt offers, newest first. apt takes a second for
+# that, so the answer is kept until apt has new lists.
 source_versions() {
 	local known=$CACHE/source-versions new=$CACHE/source-versions.$BASHPID
 	if [ ! -s "$known" ] || [ /var/lib/apt/lists -nt "$known" ]; then
@@ -247,16 +247,16 @@ source_versions() {
 	cat "$known"
 }
 
-# source_of VERSION: the source of one of these releases.
+# source_of VERSION: fetch the source of one of these releases.
 source_of() {
 	cached "linux-$1" "fetching the source of Linux $1" megabytes fill_source "$1"
 }
 
-# source_612: the source of the newest one.
+# source_612: fetch the source of the newest one.
 source_612() { source_of "$(source_versions | sed -n 1p)"; }
 
-# The newest kernel that Debian 13 has: a backport. The package of this name only depends on
-# the one of the version, which is found in the changelog.
+# fill_source_newest DIR: the newest kernel of Debian 13 is a backport. linux-source only depends on
+# the package of the version, and its changelog names that.
 fill_source_newest() {
 	local dir=$1 doc version
 	trixie "$(native)" linux-source/trixie-backports "$dir/deb"
@@ -274,7 +274,7 @@ source_newest() {
 		fill_source_newest
 }
 
-# kernel_source NAME: the source of a kernel that is built; of a packaged one, what is near.
+# kernel_source NAME: fetch the source of a kernel that is built, or the nearest to a packaged one.
 kernel_source() {
 	local version
 	read -r _ version _ <<< "$(kernel_row "$1")"
@@ -285,7 +285,7 @@ kernel_source() {
 	esac
 }
 
-# fetch_kernel NAME: what Debian has of a kernel: the package, or the source to build it from.
+# fetch_kernel NAME: fetch what Debian has of a kernel: the package, or the source.
 fetch_kernel() {
 	case $(kernel_row "$1") in
 	*packaged*) kernel "$1" ;;
@@ -295,7 +295,7 @@ fetch_kernel() {
 
 # ---- kernels that are built here
 
-# fragment NAME SOURCE: print what the kernel is configured with, on top of allnoconfig.
+# fragment NAME SOURCE: print the configuration, on top of allnoconfig.
 fragment() {
 	local version words word
 	read -r _ version words <<< "$(kernel_row "$1")"
@@ -312,7 +312,7 @@ objects() {
 		"$(grep -c '^  \(CC\|AS\) ' "$FILLING/build.log" 2> /dev/null)" $OBJECTS
 }
 
-# make_kernel SOURCE OUT LOG TARGET...: tests that run meanwhile come first.
+# make_kernel SOURCE OUT LOG TARGET...: build a kernel. Tests that run meanwhile have priority.
 make_kernel() {
 	local source=$1 out=$2 log=$3
 	shift 3
@@ -320,7 +320,7 @@ make_kernel() {
 		>> "$log" 2>&1 || die_log "$log" "the kernel did not build"
 }
 
-# configure NAME SOURCE OUT LOG: the fragment must be taken word for word.
+# configure NAME SOURCE OUT LOG: an option of the fragment that the kernel changes is an error.
 configure() {
 	local out=$3 log=$4 lost
 	fragment "$1" "$2" > "$out/fragment"
@@ -330,18 +330,18 @@ configure() {
 	[ -z "$lost" ] || die "$1 does not take from tests/rig/kernel*.config: ${lost//$'\n'/ }"
 }
 
-# What guests with a GPU need of their host, whatever modules the machine has loaded.
+# Guests with a GPU need these modules, whatever the machine has loaded.
 FOR_GUESTS=(vfio_pci vfio_iommu_type1 vhost_net vhost_vsock tun)
 
-# configure_debian PAGES LSMOD SOURCE OUT LOG: as Debian's 6.12, with pages of 4k, 16k or 64k, and
-# if LSMOD is not empty with those modules alone. Debian's file names none of its keys: kbuild
-# signs modules by a key that it makes. Debugging information, and with it BTF, is left out: it
-# takes much time and disk.
+# configure_debian PAGES LSMOD SOURCE OUT LOG: configure as Debian's 6.12, with pages of 4k, 16k or
+# 64k, and only the modules in the file LSMOD if that is not empty. Debian's file names no key, so
+# kbuild makes one to sign modules. Debugging information, and with it BTF, is off: it takes much
+# time and disk.
 configure_debian() {
 	local pages=$1 lsmod=$2 source=$3 out=$4 log=$5 flavour=arm64 options=() kbuild
 	kbuild=(make -C "$source" O="$out" "${KARCH[@]}" CC="$KCC")
 	[ "$pages" != 16k ] || flavour=arm64-16k
-	# Debian has no flavour with these.
+	# Debian has no flavour with pages of this size.
 	[ "$pages" != 64k ] || options=(-d ARM64_4K_PAGES -e ARM64_64K_PAGES)
 	trixie arm64 linux-config-6.12 "$out/debian"
 	xz -dc "$out/debian/usr/src/linux-config-6.12/config.arm64_none_$flavour.xz" \
@@ -360,10 +360,10 @@ configure_debian() {
 		die_log "$log" "kbuild's localmodconfig failed"
 }
 
-# describe SOURCE OUT ABOUT DIR: what every kernel's directory has.
+# describe SOURCE OUT ABOUT DIR: fill a kernel's directory from its build.
 describe() {
 	local source=$1 out=$2 about=$3 dir=$4
-	# Newer kernels write down where the build is, and the source around it.
+	# Newer kernels write the paths of build and source into this makefile.
 	local here='$(dir $(abspath $(lastword $(MAKEFILE_LIST))))'
 	sed -i -e "s|^export KBUILD_OUTPUT = .*|export KBUILD_OUTPUT := $here|" \
 		-e "s|^include $(dirname "$out")/Makefile|include ../Makefile|" "$out/Makefile"
@@ -379,12 +379,12 @@ describe() {
 	echo "$about" > "$dir/about"
 }
 
-# series VERSION: the patches for it, without a cover letter.
+# series VERSION: print the paths of the patches for it, without the cover letter.
 series() { find "$TOP/patches/linux-$1" -name '0*.patch' ! -name '0000-*' | sort; }
 
 mapfile -t SERIES < <(series 6.12)
 
-# apply_series TREE [VERSION]: patch a kernel tree. Exact, or it says what fails.
+# apply_series TREE [VERSION]: patch a kernel tree. A patch that applies with fuzz is an error.
 apply_series() {
 	local p log
 	log=$(log_file series.log)
@@ -395,15 +395,15 @@ apply_series() {
 	done < <(series "${2:-6.12}")
 }
 
-# patches_of NAME: VERSION, if this kernel has the patches for it.
+# patches_of NAME: print VERSION if this kernel has the patches for it.
 patches_of() {
 	local version words
 	read -r _ version words <<< "$(kernel_row "$1")"
 	[[ $words != *patches ]] || printf '%s\n' "$version"
 }
 
-# A tree by hard links, with a directory for the build in it: kbuild's paths are relative then,
-# so that source and build can move and be copied together. patch breaks the link of a file.
+# fill_built NAME SOURCE DIR: the source is hard links, and patch replaces a file. The build is a
+# directory in it, so that kbuild's paths are relative, and both can be moved and copied.
 fill_built() {
 	local name=$1 source=$2 dir=$3 log=$3/build.log about patches
 	about="$name, built from $(cat "$source/.about")"
@@ -416,8 +416,8 @@ fill_built() {
 	fi
 	mkdir "$dir/src/build"
 	configure "$name" "$dir/src" "$dir/src/build" "$log"
-	# KCSAN instruments the driver alone: it samples accesses, and these would be lost among
-	# those of the whole kernel.
+	# KCSAN samples accesses. It instruments the driver alone, because the driver's accesses
+	# would be lost among those of the whole kernel.
 	make_kernel "$dir/src" "$dir/src/build" "$log" KCSAN_SANITIZE=n Image modules
 	describe "$dir/src" "$dir/src/build" "$about" "$dir"
 }
@@ -433,19 +433,19 @@ built() {
 		fill_built "$name" "$source"
 }
 
-# copy_build KERNEL DIR: source and build of a kernel once more, to change them: what is
-# written there leaves the original alone, and only what changes is built again.
+# copy_build KERNEL DIR: copy a kernel's source and build. Changes there do not reach the original,
+# and only what changes is built again.
 copy_build() {
 	mkdir "$2/src"
 	find "$1/src" -mindepth 1 -maxdepth 1 ! -name build -exec cp -al -t "$2/src" {} +
 	cp -a "$1/src/build" "$2/src/build"
 }
 
-# A tree of one's own is built each time: make knows what changed.
+# own_tree: build KSRC each time; make knows what changed.
 own_tree() {
 	local source dir log
 	source=$(kernel_source ksrc)
-	[ -f "$source/Kbuild" ] || die "KSRC=$KSRC is no kernel source tree"
+	[ -f "$source/Kbuild" ] || die "KSRC=$KSRC is not a kernel source tree"
 	dir=$CACHE/ksrc-$(key <<< "$source")
 	mkdir -p "$dir/build"
 	lock "$dir/lock"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# What the scripts say to people, all of it on standard error.
+# Messages for people. All of them go to standard error.
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -9,7 +9,7 @@ die() {
 	exit 1
 }
 
-# die_log LOG MESSAGE...: the last lines of a log, then the message with its path.
+# die_log LOG MESSAGE...: print the last lines of a log, then the message with its path, and end.
 die_log() {
 	local log=$1
 	shift
@@ -18,10 +18,10 @@ die_log() {
 	die "$*; the whole log is $log"
 }
 
-# redraws: does standard error show one line that is written again and again?
+# redraws: is progress one line of a terminal, drawn again and again?
 redraws() { [ -t 2 ] && [ -z "${AT_ONCE:-}" ]; }
 
-# watch_step SHELL MESSAGE PROGRESS: show how far it is, as long as SHELL lives.
+# watch_step SHELL MESSAGE PROGRESS: print progress as long as SHELL lives.
 watch_step() {
 	local start=$SECONDS now progress
 	while kill -0 "$1" 2> /dev/null; do
@@ -37,17 +37,17 @@ watch_step() {
 	done
 }
 
-# step MESSAGE PROGRESS COMMAND...: run the command, and print a line with the time that it
-# took. PROGRESS is a function that prints how far the command is, or - for none. A terminal
-# shows that every second; a log, and steps at once, every 15 seconds.
+# step MESSAGE PROGRESS COMMAND...: run the command, and print a line with the time that it took.
+# PROGRESS is a function that prints the command's progress, or - for none. A terminal shows it
+# every second; a log, or one of several steps at once, every 15 seconds.
 step() {
 	local message=$1 progress=$2 start=$SECONDS shell=$BASHPID watcher rc
 	shift 2
 	redraws || printf '%s ...\n' "$message" >&2
-	# The command is the one in the foreground, so that Ctrl-C ends it.
+	# The command runs in the foreground, so that Ctrl-C ends it.
 	watch_step "$shell" "$message" "$progress" >&2 &
 	watcher=$!
-	# Where a failure does not end the shell, it is returned.
+	# In a condition, a failure does not end the shell: return it.
 	"$@" >&2
 	rc=$?
 	kill $watcher 2> /dev/null || :
@@ -65,9 +65,8 @@ cpu_seconds() {
 	}' "$1"
 }
 
-# at_once COMMAND...: run lines of shell at the same time, each in a process group of its own.
-# When one fails or this shell is interrupted, the others end too. Nothing of their output is
-# kept but messages.
+# at_once COMMAND...: run lines of shell at the same time, each in a process group of its own. If
+# one fails, or a signal ends this shell, the others end too. Only their messages are printed.
 at_once() (
 	declare -A running=()
 	trap 'for pid in "${!running[@]}"; do kill -- "-$pid" 2> /dev/null || :; done' EXIT

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# What is built of this tree: the driver, the test modules and the test programs.
+# Builds of this tree: the driver, the test modules and the test programs.
 
-# copy_driver DIR: the driver and its KUnit tests. What is the same keeps its time, so that
-# make builds only what changed.
+# copy_driver DIR: copy the driver and its KUnit tests. A file that did not change keeps its time,
+# so make builds only what changed.
 copy_driver() {
 	local f
 	while read -r f; do
@@ -18,9 +18,10 @@ driver_files() {
 	cd "$TOP" && find Kbuild Kconfig Makefile .kunitconfig nvgrace_gpu*.[ch] tests/kunit -type f
 }
 
-# build_module KERNEL DIR ARGUMENTS...: modules in DIR, without a warning. Debian's kernels are
-# built with pahole, which kbuild remarks; and by a newer compiler: to be traced by function,
-# modules need that one's alignment of functions, so with this machine's they are not.
+# build_module KERNEL DIR ARGUMENTS...: build the modules in DIR. A warning is an error, except
+# kbuild's about pahole. ftrace needs the alignment of functions that the kernel's compiler made.
+# This machine's compiler is older than that of Debian's kernels and lacks it, so for these the
+# modules are built without ftrace.
 build_module() {
 	local kernel=$1 dir=$2 log=$2/log own=()
 	shift 2
@@ -46,8 +47,8 @@ fill_test_modules() {
 	build_module "$1" "$2" KCSAN_SANITIZE=n
 }
 
-# driver_module KERNEL COVERAGE [DROPIN]: a directory with nvgrace_gpu.ko, and with the KUnit
-# suites where the kernel has KUnit; built for gcov if COVERAGE is not empty, and as
+# driver_module KERNEL COVERAGE [DROPIN]: print a directory with nvgrace_gpu.ko, which has the KUnit
+# suites if the kernel has KUnit. It is built for gcov if COVERAGE is not empty, and as
 # nvgrace_gpu_vfio_pci.ko if DROPIN is not.
 driver_module() {
 	local inputs name=nvgrace_gpu${3:+_vfio_pci}
@@ -69,7 +70,7 @@ fill_kernels_driver() {
 	build_module "$1" "$3" CONFIG_NVGRACE_GPU_VFIO_PCI=m
 }
 
-# kernels_driver KERNEL SOURCE: the kernel's own driver, against the same headers as ours.
+# kernels_driver KERNEL SOURCE: build the kernel's own driver against the same headers as ours.
 kernels_driver() {
 	local inputs
 	inputs=$(cat "$2"/drivers/vfio/pci/nvgrace-gpu/*; cat "$1/config"; echo "$1 $RECIPE")
@@ -81,7 +82,8 @@ kernels_driver() {
 TEST_CFLAGS=(-static -s -O2 -Wall -Wno-nonnull -Wno-stringop-overread -Wno-stringop-overflow
 	-Werror -pthread -D_GNU_SOURCE)
 
-# program_files [NAME...]: print the guest's programs, and of the host's these or all.
+# program_files [NAME...]: print the paths of the guest's programs, and of these or all of the
+# host's.
 program_files() {
 	local name
 	printf '%s\n' "$TOP"/tests/guest/*.c
@@ -89,11 +91,13 @@ program_files() {
 	for name; do printf '%s\n' "$TOP/tests/vfio/$name.c"; done
 }
 
-# test_harness [NAME...]: print where the kernel's own harness is, if one of these programs uses it.
+# test_harness [NAME...]: print the path of the kernel's own harness, if one of these programs uses
+# it.
 test_harness() {
 	local files
 	mapfile -t files < <(program_files "$@")
-	! grep -q '"fixture.h"' "${files[@]}" || printf '%s\n' "$(source_612)/tools/testing/selftests"
+	! grep -q '"fixture.h"' "${files[@]}" ||
+		printf '%s\n' "$(source_612)/tools/testing/selftests"
 }
 
 # fill_programs UAPI HARNESS FILE... DIR
@@ -111,8 +115,8 @@ END
 	rm "$dir"/*.o "$log"
 }
 
-# test_programs [NAME...]: what runs on the host and in the guest, static arm64. One build for every
-# kernel: against the newest interface, as programs are.
+# test_programs [NAME...]: build the programs of the guest, and these or all of the host's. They are
+# static, and one build against the newest interface runs on every kernel.
 test_programs() {
 	local uapi harness files inputs
 	uapi=$(uapi)
@@ -127,8 +131,7 @@ test_programs() {
 KVM_SELFTESTS=(aarch64/page_fault_test kvm_page_table_test dirty_log_test
 	set_memory_region_test memslot_modification_stress_test access_tracking_perf_test)
 
-# fill_kvm_selftests UAPI SOURCE DIR: DEBUG makes page_fault_test say which of its tests it is
-# at.
+# fill_kvm_selftests UAPI SOURCE DIR: with DEBUG, page_fault_test prints which of its tests runs.
 fill_kvm_selftests() {
 	local uapi=$1/usr/include source=$2 dir=$3 log=$3/log t
 	mkdir "$dir/out"
@@ -143,7 +146,7 @@ fill_kvm_selftests() {
 	rm -rf "$dir/out" "$log"
 }
 
-# kvm_selftests: the kernel's own, of 6.12, where they compare the patched kernel.
+# kvm_selftests: build those of 6.12, which compare the patched kernel with the unpatched one.
 kvm_selftests() {
 	local uapi source inputs
 	uapi=$(uapi)
@@ -155,8 +158,8 @@ kvm_selftests() {
 
 # ---- the driver linked into a kernel
 
-# A kernel's source, with the driver's Kconfig and Kbuild called from its own, and its build.
-# kunit.py finds its kernel by where it really is, so it is a copy.
+# fill_linked KERNEL DIR: copy a kernel's source and build, and add the driver's Kconfig and Kbuild
+# to its own. It has a kunit.py of its own, too, because that resolves links to find its kernel.
 fill_linked() {
 	local base=$1 dir=$2 source pci=$2/src/drivers/vfio/pci
 	source=$(realpath "$base/src")
@@ -173,9 +176,9 @@ fill_linked() {
 	cp "$base/config" "$dir/config"
 }
 
-# linked_tree: 6.12-patched, or KSRC's kernel, once more: its source in src with the driver as
-# drivers/vfio/pci/nvgrace_gpu, its build in src/build, its configuration without the driver
-# in config. The caller locks it.
+# linked_tree: print a directory with a copy of 6.12-patched, or of KSRC's kernel. src is the source
+# with the driver as drivers/vfio/pci/nvgrace_gpu, src/build the build, and config the configuration
+# without the driver. The caller locks the directory.
 linked_tree() {
 	local base name=6.12-patched
 	[ -z "${KSRC:-}" ] || name=ksrc

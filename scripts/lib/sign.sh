@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
-# The module is built as the package's DKMS builds it, and signed with a key that the emulated host's
-# firmware has in its variable db.
+# The module is built as the package's DKMS builds it, and signed with a key that is in the variable
+# db of the emulated host's firmware.
 
 # dkms_conf KERNEL ARRAY: print the first element of an array of dkms.conf, as DKMS reads it.
 dkms_conf() {

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
-# The project's main job, on one screen: a GPU's memory out of ACPI into a guest.
+# The project's main job, on one screen: it takes a GPU's memory from ACPI into a guest.
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -26,7 +26,7 @@ bind_gpu "$BDF" nvgrace_gpu || fail "the GPU does not bind"
 dev=/sys/bus/pci/devices/$BDF
 took driver "nvgrace_gpu loaded; $BDF ($(cat "$dev/vendor"):$(cat "$dev/device")) bound to it"
 
-# What the driver says that it found: name, first and last byte, BAR, backed, BAR size.
+# Take from the driver's messages: name, first and last byte, BAR, backed, BAR size.
 dmesg | sed -n 's/.*: \([a-z]*mem\) \[mem \(0x[0-9a-f]*\)-\(0x[0-9a-f]*\)\] is BAR/\1 \2 \3 /p' |
 	awk -F '[ ,;]+' '{ print $1, $2, $3, $4, $6, $8 }' > /tmp/regions
 [ -s /tmp/regions ] || fail "the driver shows no usemem"
@@ -50,7 +50,7 @@ END
 fi
 export BDF REGIONS OTHER
 
-# QEMU has 512 GiB of address space for large BARs, unless it is told of more.
+# QEMU has 512 GiB of address space for large BARs by default.
 total=0 window=512
 for r in $REGIONS; do total=$((total + ${r##*:})); done
 while [ $((window << 30)) -lt $total ]; do window=$((window * 2)); done
@@ -72,9 +72,8 @@ fi
 start=$(now)
 version=$(qemu-system-aarch64 --version | sed -n 's/ emulator version//p' | cut -d' ' -f1,2)
 more "starting $version -device vfio-pci,host=$BDF, over $over ...${wait:+ $wait}"
-append="console=ttyAMA0 panic=-1 kpti=off quiet TEST=$tests OTHER=$OTHER"
-append="$append REGIONS=$(echo "$REGIONS" | tr ' ' ,)"
-append="$append PROBES=$usemem:wb:unaligned,$usemem:wb:zva,$usemem:wb:lse"
+probes=$usemem:wb:unaligned,$usemem:wb:zva,$usemem:wb:lse
+append=$(guest_append "TEST=$tests OTHER=$OTHER PROBES=$probes")
 # shellcheck disable=SC2046
 guest /guest.cpio -append "$append" $(vfio_args "$BDF") > /tmp/guest.ktap ||
 	{ cat /tmp/guest.ktap; fail "the guest failed"; }
