@@ -64,7 +64,7 @@ if ! has_iommufd; then
 fi
 tests=bars usemem=${REGIONS%%:*}
 if [ "$PFNMAP" = map ]; then
-	tests=bars,memory_types
+	tests=memory_types,bars
 else
 	device="usemem is Device memory in its guests, see Documentation/kernels.rst"
 fi
