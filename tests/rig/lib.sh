@@ -329,7 +329,7 @@ run_guest() {
 	rm -f "$guest_dir/guest.log" "$guest_dir/guest.verdict"
 	"$@" > "$guest_dir/qemu.log" 2>&1 &
 	since=$(date +%s)
-	qemu=$! hung='' last='' limit=${GUEST_TIMEOUT:-300}
+	qemu=$! hung='' last='' limit=${GUEST_TIMEOUT:-600}
 	# QEMU keeps a guest whose vCPU cannot go on, for a debugger to look at.
 	while kill -0 $qemu 2> /dev/null; do
 		now=$(stat -c %s "$guest_dir/guest.log" "$guest_dir/guest.verdict" 2> /dev/null)

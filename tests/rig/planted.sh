@@ -4,6 +4,8 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
+PLANT=${1:-$PLANT}
+
 plant() {
 	insmod /modules/planted.ko "fault=$1" && rmmod planted
 }
@@ -14,9 +16,9 @@ nothing) ok test true ;;
 failure) ok test false ;;
 # Each in a shell of its own, as if it were a job.
 verdicts)
-	for PLANT in nothing failure no_test skipped; do
-		(. /job) > /tmp/planted
-		echo "# $PLANT ends with $?: $(grep -v '^#' /tmp/planted | tr '\n' ' ')"
+	for verdict in nothing failure no_test skipped; do
+		sh /job $verdict > /tmp/planted
+		echo "# $verdict ends with $?: $(grep -v '^#' /tmp/planted | tr '\n' ' ')"
 	done
 	ok test true
 	;;
