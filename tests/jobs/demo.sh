@@ -74,15 +74,22 @@ version=$(qemu-system-aarch64 --version | sed -n 's/ emulator version//p' | cut 
 more "starting $version -device vfio-pci,host=$BDF, over $over ...${wait:+ $wait}"
 probes=$usemem:wb:unaligned,$usemem:wb:zva,$usemem:wb:lse
 append=$(guest_append "TEST=$tests OTHER=$OTHER PROBES=$probes")
+# The guest's verdict comes before QEMU's end, which unmaps the BARs.
+{
+	until grep -qs '^# job exit' /tmp/guest.verdict; do sleep 0.2; done
+	now > /tmp/verdict.at
+} &
 # shellcheck disable=SC2046
 guest /guest.cpio -append "$append" $(vfio_args "$BDF") > /tmp/guest.ktap ||
 	{ cat /tmp/guest.ktap; fail "the guest failed"; }
 took guest "$version: the guest sees"
-sed -n 's/^# took: mapping \([0-9]*\) ms, verify \([0-9]*\) ms$/\1 \2/p' /tmp/guest.ktap > /tmp/took
-more "$(awk -v took="$(now)" -v start="$start" '{
-	printf "mapping %.1f s, verify %.1f s, boot and the rest %.1f s",
-		$1 / 1000, $2 / 1000, took - start - ($1 + $2) / 1000
-}' /tmp/took)"
+more "$(awk -v start="$start" -v verdict="$(cat /tmp/verdict.at)" -v end="$(now)" '
+	/^# took:/ { took[$3] += $4 / 1000 }
+	END {
+		mapping = took["mapping"]; verify = took["verify"]
+		printf "boot %.1f s, mapping %.1f s, verify %.1f s, unmapping %.1f s",
+			verdict - start - mapping - verify, mapping, verify, end - verdict
+	}' /tmp/guest.ktap)"
 sed -n 's/^# //p' /tmp/guest.ktap | grep -E '^[0-9]|^ ' |
 	while IFS= read -r line; do more "$line"; done
 sed -n 's/^# \([a-zA-Z0-9]*\): \(.*places.*\)/\1: pattern written and verified at \2/p' \
