@@ -260,7 +260,7 @@ ok_no_leaks() {
 	if has KMEMLEAK; then
 		ok no_leaks no_leaks
 	else
-		skip no_leaks 'this kernel has no kmemleak'
+		skip no_leaks 'the kernel has no KMEMLEAK'
 	fi
 }
 
