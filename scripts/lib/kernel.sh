@@ -382,6 +382,7 @@ describe() {
 # series VERSION: print the paths of the patches for it, without the cover letter.
 series() { find "$TOP/patches/linux-$1" -name '0*.patch' ! -name '0000-*' | sort; }
 
+# shellcheck disable=SC2034
 mapfile -t SERIES < <(series 6.12)
 
 # apply_series TREE [VERSION]: patch a kernel tree. A patch that applies with fuzz is an error.
