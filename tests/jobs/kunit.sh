@@ -10,7 +10,7 @@
 . /lib.sh
 
 KUNIT=/sys/kernel/debug/kunit
-ALL='nvgrace_gpu_acpi nvgrace_gpu_clip nvgrace_gpu_config nvgrace_gpu_fault nvgrace_gpu_ids'
+ALL='nvgrace_gpu_acpi nvgrace_gpu_block nvgrace_gpu_clip nvgrace_gpu_config nvgrace_gpu_ids'
 ALL="$ALL nvgrace_gpu_mmap nvgrace_gpu_ready nvgrace_gpu_reset nvgrace_gpu_rw nvgrace_gpu_scrub"
 ALL="$ALL nvgrace_gpu_split"
 

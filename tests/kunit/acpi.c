@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What firmware may say, by software nodes in place of ACPI's
+ * Properties from firmware, with software nodes in place of ACPI's
  *
- * They differ in one point: a software node does not check types, so what is
- * read of a string is the pointer. Odd, it is a value that no check lets through.
+ * They differ in one point: a software node does not check types, so a read of a
+ * string returns the pointer. That is odd, and no check accepts an odd value.
  */
 #include <kunit/device.h>
 #include <kunit/resource.h>
@@ -15,10 +15,10 @@
 
 #include "../../nvgrace_gpu.h"
 
-/* Where no machine has anything, near the end of 46 bits; and a size to split. */
+/* No machine has anything there, near the end of 46 bits. The size can be split. */
 #define BASE		(60ULL << 40)
 #define SIZE		(SZ_1G + SZ_512M)
-/* The last page of the 64-bit space: whatever follows wraps around. */
+/* The last page of the 64-bit space, after which addresses wrap around. */
 #define LAST_PAGE	(U64_MAX & PAGE_MASK)
 
 KUNIT_DEFINE_ACTION_WRAPPER(remove_node, device_remove_software_node,
@@ -32,8 +32,8 @@ static int claimed(u64 base, u64 size)
 }
 
 /*
- * What nvgrace_gpu_acpi_range() makes of a device with these properties. On
- * failure it must not touch the range, and it never claims anything.
+ * Call nvgrace_gpu_acpi_range() for a device with these properties. On failure it
+ * must not touch the range, and it never claims anything.
  */
 static int read_range(struct kunit *test, const struct property_entry *props,
 		      struct nvgrace_gpu_range *range)
@@ -76,7 +76,7 @@ static int read_values(struct kunit *test, u64 base, u64 size,
 	return read_range(test, props, range);
 }
 
-/* Every base there may be, against every size. */
+/* Each kind of base is tried with each kind of size. */
 enum kind { ABSENT, ZERO, ONE, PAGE, GOOD, A_BYTE_OFF, LAST, MAX, U32, STRING, NR_KINDS };
 
 static const char * const kind_names[] = {
@@ -91,9 +91,9 @@ struct base_case {
 };
 
 /*
- * A value of the wrong type comes first, then one that is missing, size 0,
- * alignment, wrap-around. Without a size the link is down, as with size 0. With
- * base 0 System RAM may be in the way: below.
+ * The driver checks the types first, then whether a value is missing, size 0, the
+ * alignment, and wrap-around. Without a size the link is down, as with size 0. Base 0
+ * may overlap System RAM, and has a test below.
  */
 #define NONE	(-ENOENT)
 #define INV	(-EINVAL)
@@ -171,7 +171,7 @@ static void good_range_is_read(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, range.size, SIZE);
 }
 
-/* Half a page, and a page: what is aligned depends on the kernel's page size. */
+/* Half a page is not aligned, and a page is, whatever the kernel's page size. */
 static void alignment_is_to_pages(struct kunit *test)
 {
 	struct nvgrace_gpu_range range;
@@ -198,7 +198,7 @@ static void range_wraps_around(struct kunit *test)
 			read_values(test, LAST_PAGE, LAST_PAGE, &range));
 }
 
-/* phys_addr_t and size_t hold any u64 here; what the kernel can map is less. */
+/* phys_addr_t and size_t hold any u64 here; the kernel can map less. */
 static void range_is_beyond_what_can_be_addressed(struct kunit *test)
 {
 	const u64 limit = BIT_ULL(MAX_PHYSMEM_BITS);
@@ -237,7 +237,7 @@ static void range_overlaps_system_ram(struct kunit *test)
 			read_values(test, 0, BIT_ULL(MAX_PHYSMEM_BITS), &range));
 }
 
-/* A flag without a value is a property that is there, and is no u64. */
+/* A flag without a value is a property that is present, and not a u64. */
 static void flag_instead_of_a_value(struct kunit *test)
 {
 	const struct property_entry props[] = {
@@ -250,7 +250,7 @@ static void flag_instead_of_a_value(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, read_range(test, props, &range), -ENODATA);
 }
 
-/* A list of one is the value; of a longer one no value is more right than another. */
+/* A list of one value is that value; in a longer list no value is more right than another. */
 static void list_instead_of_a_value(struct kunit *test)
 {
 	static const u64 bases[] = { BASE, BASE }, sizes[] = { SIZE, SIZE, SIZE };
@@ -276,7 +276,7 @@ static void list_instead_of_a_value(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, read_range(test, three_sizes, &range), -EPROTO);
 }
 
-/* No firmware node at all, as on a machine without ACPI. */
+/* A machine without ACPI has no firmware node at all. */
 static void device_without_properties(struct kunit *test)
 {
 	struct nvgrace_gpu_range range;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Where a read or write is cut: at the end of real memory, and of the BAR
+ * A read or write is cut at the end of real memory, and at the end of the BAR
  */
 #include <kunit/test.h>
 
@@ -28,7 +28,7 @@ static const struct clip_case clip_cases[] = {
 	{ "the BAR", 0, BAR, true, BAR, BACKED },
 	{ "a byte more than the BAR", 0, BAR + 1ULL, true, BAR, BACKED },
 	{ "all that can be asked for", 0, SIZE_MAX, true, BAR, BACKED },
-	{ "that from the second byte", 1, SIZE_MAX, true, BAR - 1, BACKED - 1 },
+	{ "all of that from the second byte", 1, SIZE_MAX, true, BAR - 1, BACKED - 1 },
 
 	{ "last byte of memory", BACKED - 1, 1, true, 1, 1 },
 	{ "nothing, at the last byte of memory", BACKED - 1, 0, true, 0, 0 },

@@ -54,7 +54,7 @@ struct config {
 	struct pci_dev pdev;
 	u8 own[CONFIG_SIZE];
 	u8 __user *user;
-	/* What the last write to OWN found. */
+	/* The state that the last write to OWN found. */
 	enum nvgrace_gpu_ready_state ready;
 	bool locked;
 
@@ -207,7 +207,7 @@ static void every_offset_and_length(struct kunit *test)
 
 	for (pos = 0; pos < CONFIG_SIZE; pos++) {
 		for (count = 1; count <= CONFIG_SIZE - pos; count++) {
-			/* Never 0 and ever new, so that no write is lost on us. */
+			/* A new value that is not 0 shows each write. */
 			memset(bytes, ++seed | 0x10, sizeof(bytes));
 			do_write(test, config, pos, count, bytes);
 			expect_read(test, config, 0, CONFIG_SIZE);
@@ -239,7 +239,7 @@ static void random_accesses(struct kunit *test)
 	expect_read(test, config, 0, CONFIG_SIZE);
 }
 
-/* As a guest sizes a BAR: all ones to it, and the lowest bit that sticks. */
+/* A guest sizes a BAR so: it writes all ones, and reads the lowest bit that sticks. */
 static void sizing(struct kunit *test)
 {
 	const struct layout *layout = test->param_value;
@@ -253,7 +253,7 @@ static void sizing(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, read_bar(test, config, bar),
 				-layout->regions[r].size | FLAGS);
 
-		/* Nothing sticks of what is below the size. */
+		/* No bit below the size sticks. */
 		write_bar(test, config, bar, layout->regions[r].size - 1);
 		KUNIT_EXPECT_EQ(test, read_bar(test, config, bar), FLAGS);
 
@@ -337,7 +337,7 @@ static void beyond_config_space(struct kunit *test)
 	expect_read(test, config, 0, CONFIG_SIZE);
 }
 
-/* Where the tests of the power state have that capability; beside the BARs. */
+/* The tests of the power state have its capability here, beside the BARs. */
 #define PM_CAP		0x30
 #define PMCSR		(PM_CAP + PCI_PM_CTRL)
 
@@ -355,12 +355,12 @@ static const struct power_write power_writes[] = {
 	{ "capability", PM_CAP, 8, true },
 	{ "all of config space", 0, CONFIG_SIZE, true },
 	{ "byte before", PMCSR - 1, 1, false },
-	{ "byte behind", PMCSR + 2, 1, false },
+	{ "byte after", PMCSR + 2, 1, false },
 	{ "up to it", 0, PMCSR, false },
-	{ "from behind it", PMCSR + 2, CONFIG_SIZE - PMCSR - 2, false },
+	{ "from the byte after it", PMCSR + 2, CONFIG_SIZE - PMCSR - 2, false },
 };
 
-/* D3 and D0 take readiness away, before and after the write, one write at a time. */
+/* A write of the power state revokes the gate before and after, one write at a time. */
 static void power_state_is_written(struct kunit *test)
 {
 	struct config *config = new_config(test);

@@ -13,7 +13,7 @@ static inline void destroy_gate(void *nvdev)
 	nvgrace_gpu_gate_destroy(nvdev);
 }
 
-/* With the locks that it takes, until the test ends; closed, as after open. */
+/* Make a gate, with the locks that it takes, until the test ends. It is closed, as after open. */
 static inline void make_gate(struct kunit *test, struct nvgrace_gpu_device *nvdev)
 {
 	init_rwsem(&nvdev->core.memory_lock);

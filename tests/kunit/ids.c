@@ -45,7 +45,7 @@ static void there_is_nothing_else(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, id - nvgrace_gpu_ids, ARRAY_SIZE(skus));
 }
 
-/* A driver that bound by itself would take GPUs from the host. */
+/* A driver that binds by itself would take GPUs from the host. */
 static void none_binds_by_itself(struct kunit *test)
 {
 	const struct pci_device_id *id;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * mmap() of a region: what is let through, the VMA, what a fault maps, and what
- * takes it away
+ * mmap() of a region: the checks, the VMA, the blocks that a fault maps, zaps, and poisoned
+ * pages
  *
- * The mappings and the faults are real, in a file of the test's own. Nobody
- * touches what is mapped, so there need not be any memory.
+ * The mappings and the faults are real, in a file of the test's own. No test accesses the
+ * mapped memory, so there need not be any.
  */
 #include <kunit/resource.h>
 #include <kunit/test.h>
@@ -18,7 +18,7 @@
 #include "gate.h"
 
 #define GIB(n)		((u64)(n) << 30)
-/* Where no machine has anything; aligned as firmware aligns it. */
+/* No machine has anything there. It is aligned as firmware aligns it. */
 #define BASE		(60ULL << 40)
 #define BACKED		(GIB(1) + SZ_512M)
 /* A user address that is aligned to every block. */
@@ -94,7 +94,7 @@ static int fixture_init(struct kunit *test)
 	f->file = open_file(test, O_RDWR);
 	f->nvdev.core.vdev.inode = file_inode(f->file);
 
-	/* Gives the test a user address space. */
+	/* This gives the test a user address space. */
 	KUNIT_ASSERT_NE(test, 0, kunit_vm_mmap(test, NULL, 0, PAGE_SIZE, PROT_READ,
 					       MAP_ANONYMOUS | MAP_PRIVATE, 0));
 	return 0;
@@ -108,7 +108,7 @@ static void fixture_exit(struct kunit *test)
 		xa_destroy(&f->nvdev.poison.pages);
 }
 
-/* ---- What a mapping may cover ---- */
+/* ---- The checks ---- */
 
 struct check_case {
 	const char *name;
@@ -137,7 +137,7 @@ static const struct check_case check_cases[] = {
 
 KUNIT_ARRAY_PARAM_DESC(check, check_cases, name);
 
-static void what_may_be_mapped(struct kunit *test)
+static void mmap_bounds(struct kunit *test)
 {
 	const struct check_case *c = test->param_value;
 	struct fixture *f = test->priv;
@@ -148,7 +148,7 @@ static void what_may_be_mapped(struct kunit *test)
 
 /* ---- The VMA ---- */
 
-/* At USER + skew; the address or an errno. */
+/* Map at USER + SKEW. Returns the address or an errno. */
 static long map(struct kunit *test, unsigned int bar, u64 pos,
 		unsigned long skew, unsigned long len)
 {
@@ -207,7 +207,7 @@ static void check_vma(struct kunit *test, unsigned long addr,
 				!!(vma->vm_flags & VM_ALLOW_ANY_UNCACHED));
 		KUNIT_EXPECT_EQ(test, !region->cacheable,
 				is_write_combining(vma->vm_page_prot));
-		/* VFIO zaps by file offset: it has to stay. */
+		/* VFIO zaps by file offset, so the driver must not change it. */
 		KUNIT_EXPECT_EQ(test, vma->vm_pgoff,
 				(VFIO_PCI_INDEX_TO_OFFSET(region->index) + pos) >>
 				PAGE_SHIFT);
@@ -269,7 +269,7 @@ static int fault(unsigned long addr)
 	return ret;
 }
 
-/* What is mapped at an address: its physical address, or 0 for nothing. */
+/* The physical address of the page that is mapped at an address, or 0. */
 static phys_addr_t mapped(struct kunit *test, unsigned long addr)
 {
 	struct follow_pfnmap_args args = { .address = addr };
@@ -280,7 +280,7 @@ static phys_addr_t mapped(struct kunit *test, unsigned long addr)
 	if (args.vma && !follow_pfnmap_start(&args)) {
 		phys = PFN_PHYS(args.pfn);
 		KUNIT_EXPECT_TRUE(test, args.writable);
-		/* x86 goes by its own table of memory types. */
+		/* x86 has its own table of memory types. */
 		if (IS_ENABLED(CONFIG_ARM64))
 			KUNIT_EXPECT_EQ(test, is_write_combining(args.pgprot),
 					is_write_combining(args.vma->vm_page_prot));
@@ -325,7 +325,7 @@ static void fault_maps_a_block_of_resmem(struct kunit *test)
 	expect_mapped(test, USER, USER + PMD_SIZE, BASE + BACKED + PMD_SIZE);
 }
 
-/* The address is a page off from the memory: no block ever fits. */
+/* The address is a page off from the memory, so no block fits. */
 static void fault_fills_its_table_where_alignment_differs(struct kunit *test)
 {
 	unsigned long addr = USER + PMD_SIZE;
@@ -336,7 +336,7 @@ static void fault_fills_its_table_where_alignment_differs(struct kunit *test)
 	expect_mapped(test, addr, addr + PMD_SIZE, BASE + PMD_SIZE - PAGE_SIZE);
 }
 
-/* Aligned alike, but the VMA begins and ends within a block. */
+/* Address and memory are aligned alike, but the VMA begins and ends within a block. */
 static void fault_fills_its_table_at_the_edges(struct kunit *test)
 {
 	unsigned long last = USER + 3 * PMD_SIZE - 2 * PAGE_SIZE;
@@ -351,7 +351,7 @@ static void fault_fills_its_table_at_the_edges(struct kunit *test)
 	expect_mapped(test, USER + 2 * PMD_SIZE, last + PAGE_SIZE, BASE + 2 * PMD_SIZE);
 }
 
-/* A neighbour that is known to be poisoned waits for somebody to ask for it. */
+/* A fault does not map a poisoned neighbour, which a fault of its own maps. */
 static void fault_leaves_poisoned_neighbours(struct kunit *test)
 {
 	struct fixture *f = test->priv;
@@ -443,7 +443,7 @@ static void fault_without_a_region(struct kunit *test)
 
 /* ---- Zapping ---- */
 
-static void zapped_and_back_by_fault(struct kunit *test)
+static void fault_after_zap(struct kunit *test)
 {
 	const unsigned long usemem = USER, resmem = USER + GIB(2);
 	struct fixture *f = test->priv;
@@ -471,7 +471,7 @@ static void zapped_and_back_by_fault(struct kunit *test)
 
 /* ---- Poisoned pages ---- */
 
-/* What mm does about a poisoned page, for the mapping at an address. */
+/* Do as mm does with a poisoned page, for the mapping at an address. */
 static int notify(struct kunit *test, unsigned long addr, phys_addr_t phys,
 		  pgoff_t *pgoff)
 {
@@ -502,7 +502,7 @@ static const struct pgoff_case pgoff_cases[] = {
 	{ "first page", 2, BASE + MAPPED(BACKED), 0, MAPPED(BACKED) },
 	{ "last page", 2, BASE + MAPPED(BACKED) + PAGE_SIZE, 0, MAPPED(BACKED) + PAGE_SIZE },
 	{ "the page before", 2, BASE + MAPPED(BACKED) - PAGE_SIZE, -EFAULT },
-	{ "the page behind", 2, BASE + BACKED - PAGE_SIZE, -EFAULT },
+	{ "the page after", 2, BASE + BACKED - PAGE_SIZE, -EFAULT },
 	{ "the other region's first page", 2, BASE + BACKED, -EFAULT },
 	{ "the region's first page", 2, BASE, -EFAULT },
 	{ "the page before the region", 2, BASE - PAGE_SIZE, -EFAULT },
@@ -510,13 +510,13 @@ static const struct pgoff_case pgoff_cases[] = {
 	{ "first page of resmem", 4, BASE + BACKED + MAPPED(GIB(1)), 0, MAPPED(GIB(1)) },
 	{ "last page of resmem", 4, BASE + BACKED + MAPPED(GIB(1)) + PAGE_SIZE, 0,
 	  MAPPED(GIB(1)) + PAGE_SIZE },
-	{ "the page behind all memory", 4, BASE + BACKED + GIB(1), -EFAULT },
+	{ "the page after all memory", 4, BASE + BACKED + GIB(1), -EFAULT },
 	{ "the page before resmem", 4, BASE + BACKED - PAGE_SIZE, -EFAULT },
 };
 
 KUNIT_ARRAY_PARAM_DESC(pgoff, pgoff_cases, name);
 
-static void where_a_poisoned_page_is_mapped(struct kunit *test)
+static void poison_to_pgoff(struct kunit *test)
 {
 	const struct pgoff_case *c = test->param_value;
 	u64 backed = c->bar == 2 ? BACKED : GIB(1);
@@ -529,13 +529,13 @@ static void where_a_poisoned_page_is_mapped(struct kunit *test)
 	if (!c->ret)
 		KUNIT_EXPECT_EQ(test, (u64)pgoff << PAGE_SHIFT,
 				VFIO_PCI_INDEX_TO_OFFSET(c->bar) + c->offset);
-	/* Remembered if it is one of the mapping's, and nothing besides. */
+	/* The driver remembers a page of the mapping, and no other. */
 	KUNIT_EXPECT_EQ(test, !c->ret, !xa_empty(&f->nvdev.poison.pages));
 	KUNIT_EXPECT_EQ(test, !c->ret,
 			!!xa_load(&f->nvdev.poison.pages, PHYS_PFN(c->phys)));
 }
 
-static void a_mapping_of_no_region_has_no_poisoned_pages(struct kunit *test)
+static void poison_in_foreign_vma(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	pgoff_t pgoff;
@@ -546,7 +546,7 @@ static void a_mapping_of_no_region_has_no_poisoned_pages(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, xa_empty(&f->nvdev.poison.pages));
 }
 
-/* Mapped by a block, and by a page: both stay, and it can be mapped again. */
+/* A block and a page map it. Both stay, and after a zap faults map it again. */
 static void poisoned_page_stays_mapped(struct kunit *test)
 {
 	const unsigned long maps[] = { USER, USER + GIB(2) };
@@ -575,31 +575,40 @@ static void poisoned_page_stays_mapped(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, mapped(test, maps[1]), BASE + at);
 	}
 
-	/* By a block as before: the neighbours lose nothing by it. */
+	/* A block maps it as before, so its neighbours lose nothing. */
 	need_huge_entries(test);
 	expect_mapped(test, USER, USER + PMD_SIZE, BASE);
 }
 
-/* mm knows both regions, or none where it has no use for them; then none again. */
-static void watched_and_let_go(struct kunit *test)
+/* Does mm notify drivers of poisoned pages? The kernel decides that, and not the driver. */
+#if defined(NVGRACE_GPU_HAVE_PFN_ADDRESS_SPACE) && IS_ENABLED(CONFIG_MEMORY_FAILURE)
+#define MM_NOTIFIES	true
+#else
+#define MM_NOTIFIES	false
+#endif
+
+/* The driver registers both regions with mm, if mm can take them; then none again. */
+static void register_unregister_pfns(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	int again;
 
 	for (again = 0; again < 2; again++) {
 		KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_poison(&f->nvdev), 0);
-		KUNIT_EXPECT_TRUE(test, !f->nvdev.poison.nr_spaces ||
-				  f->nvdev.poison.nr_spaces == 2);
+		KUNIT_EXPECT_EQ(test, f->nvdev.poison.nr_spaces, MM_NOTIFIES ? 2 : 0);
 		nvgrace_gpu_unwatch_poison(&f->nvdev);
 		KUNIT_EXPECT_EQ(test, f->nvdev.poison.nr_spaces, 0);
 	}
 }
 
-/* Only its second region is taken: the first one must not stay registered. */
-static void somebody_else_watches(struct kunit *test)
+/* Only its second region conflicts, and the first one must not stay registered. */
+static void register_pfns_conflict(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 	struct nvgrace_gpu_device *other;
+
+	if (!MM_NOTIFIES)
+		kunit_skip(test, "mm does not notify drivers of poisoned pages");
 
 	other = kunit_kzalloc(test, sizeof(*other), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, other);
@@ -610,9 +619,6 @@ static void somebody_else_watches(struct kunit *test)
 	other->regions[0].base = BASE + GIB(16);
 
 	KUNIT_ASSERT_EQ(test, nvgrace_gpu_watch_poison(&f->nvdev), 0);
-	if (!f->nvdev.poison.nr_spaces)
-		kunit_skip(test, "this kernel does not know of memory without struct pages");
-
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_watch_poison(other), -EBUSY);
 	KUNIT_EXPECT_EQ(test, other->poison.nr_spaces, 0);
 
@@ -629,7 +635,7 @@ static void somebody_else_watches(struct kunit *test)
 
 KUNIT_DEFINE_ACTION_WRAPPER(free_caps, kfree, const void *);
 
-static void info_says_what_can_be_mapped(struct kunit *test)
+static void region_info_sparse_mmap(struct kunit *test)
 {
 	struct vfio_region_info_cap_sparse_mmap *sparse;
 	struct fixture *f = test->priv;
@@ -663,7 +669,7 @@ static void info_says_what_can_be_mapped(struct kunit *test)
 }
 
 static struct kunit_case cases[] = {
-	KUNIT_CASE_PARAM(what_may_be_mapped, check_gen_params),
+	KUNIT_CASE_PARAM(mmap_bounds, check_gen_params),
 	KUNIT_CASE_PARAM(vma_of_each_kind, vma_gen_params),
 	KUNIT_CASE(mapping_ends_with_the_memory),
 	KUNIT_CASE(fault_maps_a_block),
@@ -675,13 +681,13 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(fault_maps_the_last_page),
 	KUNIT_CASE_PARAM(fault_by_power_state, awake_gen_params),
 	KUNIT_CASE(fault_without_a_region),
-	KUNIT_CASE(zapped_and_back_by_fault),
-	KUNIT_CASE_PARAM(where_a_poisoned_page_is_mapped, pgoff_gen_params),
-	KUNIT_CASE(a_mapping_of_no_region_has_no_poisoned_pages),
+	KUNIT_CASE(fault_after_zap),
+	KUNIT_CASE_PARAM(poison_to_pgoff, pgoff_gen_params),
+	KUNIT_CASE(poison_in_foreign_vma),
 	KUNIT_CASE(poisoned_page_stays_mapped),
-	KUNIT_CASE(watched_and_let_go),
-	KUNIT_CASE(somebody_else_watches),
-	KUNIT_CASE(info_says_what_can_be_mapped),
+	KUNIT_CASE(register_unregister_pfns),
+	KUNIT_CASE(register_pfns_conflict),
+	KUNIT_CASE(region_info_sparse_mmap),
 	{}
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What resets, PCI errors and power changes do to the gate and the BAR registers, by
- * the callbacks that the PCI core and runtime PM make
+ * Resets, PCI errors and power changes revoke the gate and clear the BAR registers. The tests
+ * make the callbacks that the PCI core and runtime PM make
  */
 #include <kunit/test.h>
 #include <linux/jiffies.h>
@@ -108,7 +108,7 @@ static const struct sequence sequences[] = {
 	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, true },
 	{ "reset that was not announced", { RESET_DONE },
 	  NVGRACE_GPU_READY, NVGRACE_GPU_TRAINING, true },
-	/* AER resets the link, and tells only before and after that. */
+	/* AER resets the link, and makes callbacks only before and after that. */
 	{ "fatal error", { FATAL, RESUME },
 	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, true },
 	{ "fatal error, slot reset", { FATAL, SLOT_RESET, RESUME },
@@ -124,12 +124,12 @@ static const struct sequence sequences[] = {
 	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, false },
 	{ "non-fatal error after a fatal one", { FATAL, NON_FATAL, RESUME },
 	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, false },
-	/* The user resets the GPU first: AER's reset is still to come. */
+	/* The user resets the GPU first, and AER does later. */
 	{ "user's reset before AER's", { FATAL, RESET_PREPARE, RESET_DONE, RESUME },
 	  NVGRACE_GPU_TRAINING, NVGRACE_GPU_TRAINING, true },
 	{ "runtime resume", { RUNTIME_RESUME },
 	  NVGRACE_GPU_READY, NVGRACE_GPU_TRAINING, false },
-	/* The reset has the last word. */
+	/* Runtime PM does not end a reset. */
 	{ "runtime resume in a reset", { RESET_PREPARE, RUNTIME_RESUME },
 	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_RESETTING, false },
 	{ "host suspend", { HOST_SUSPEND, HOST_RESUME },
@@ -138,7 +138,7 @@ static const struct sequence sequences[] = {
 
 KUNIT_ARRAY_PARAM_DESC(sequence, sequences, name);
 
-/* READY before. A state that begins has all of its time. */
+/* The gate is READY at first. A state that begins has all of its time. */
 static void callbacks(struct kunit *test)
 {
 	const struct sequence *s = test->param_value;
@@ -147,8 +147,8 @@ static void callbacks(struct kunit *test)
 	int i, last = 0;
 	long left;
 
-	if (s->steps[0] == HOST_SUSPEND && !nvgrace_gpu_pm_ops.suspend)
-		kunit_skip(test, "this kernel cannot suspend");
+	if (s->steps[0] == HOST_SUSPEND && !IS_ENABLED(CONFIG_PM_SLEEP))
+		kunit_skip(test, "the kernel has no PM_SLEEP");
 
 	gate = &f->nvdev.gate;
 	while (last < ARRAY_SIZE(s->steps) - 1 && s->steps[last + 1] != END)

@@ -2,7 +2,7 @@
 /*
  * read() and write() of a region, from and to a user's buffer
  *
- * What would be mapped of the GPU's memory is a piece of ordinary memory here.
+ * A piece of ordinary memory plays the GPU's memory here.
  */
 #include <kunit/static_stub.h>
 #include <kunit/test.h>
@@ -23,7 +23,7 @@
 #define BACKED	(320 * SZ_1K)
 #define BAR	SZ_512K
 
-/* What a reset leaves in the memory. */
+/* A reset fills the memory with this. */
 #define AFTER_RESET	0xa5
 
 struct fixture {
@@ -35,7 +35,7 @@ struct fixture {
 	unsigned int windows;	/* how many were */
 	unsigned int reset_at;	/* the GPU is reset while this one is made */
 	unsigned int reads;	/* of the registers */
-	u8 *memory;		/* of BAR bytes, more than what is backed */
+	u8 *memory;		/* of BAR bytes, more than is backed */
 	u8 *bytes;		/* of BAR + 1 bytes: what goes to the user, or came */
 	u8 __user *user;	/* of BAR + 1 bytes and more */
 };
@@ -197,13 +197,13 @@ static const struct rw_case rw_cases[] = {
 	{ "nothing", 0, 0, 0 },
 	{ "first byte", 0, 1, 1, 1 },
 	{ "an odd byte", 7, 1, 1, 1 },
-	{ "what a load or store can do", 8, 8, 8, 1 },
-	{ "that much, unaligned", 9, 8, 8, 1 },
+	{ "8 bytes", 8, 8, 8, 1 },
+	{ "8 bytes, unaligned", 9, 8, 8, 1 },
 	{ "4 bytes", 4, 4, 4, 1 },
 	{ "2 bytes", 2, 2, 2, 1 },
 	{ "3 bytes", 2, 3, 3, 1 },
-	{ "64 bytes, what goes by way of the stack", 5, 64, 64, 1 },
-	{ "a byte more than that", 5, 65, 65, 1 },
+	{ "64 bytes, the most that is copied through the stack", 5, 64, 64, 1 },
+	{ "65 bytes", 5, 65, 65, 1 },
 	{ "all of a window, unaligned", 1, 96 * SZ_1K - 1, 96 * SZ_1K - 1, 1 },
 	{ "last byte of a window", 96 * SZ_1K - 1, 1, 1, 1 },
 	{ "across the end of a window", 96 * SZ_1K - 1, 2, 2, 2 },
@@ -219,7 +219,7 @@ static const struct rw_case rw_cases[] = {
 	{ "the BAR", 0, BAR, BAR, 2 },
 	{ "more than the BAR", 0, BAR + 1, BAR, 2 },
 	{ "all that can be asked for", 0, SIZE_MAX, BAR, 2 },
-	{ "that from the second byte", 1, SIZE_MAX, BAR - 1, 2 },
+	{ "all of that from the second byte", 1, SIZE_MAX, BAR - 1, 2 },
 	{ "at the end of the BAR", BAR, 1, -EINVAL },
 	{ "nothing, at the end of the BAR", BAR, 0, 0 },
 	{ "beyond the BAR", BAR + 1, 1, -EINVAL },
@@ -257,7 +257,7 @@ static void write_table(struct kunit *test)
 	check_write(test, c->pos, c->count, c->ret);
 }
 
-/* One page is the user's, the one after it is not. */
+/* The user has one page mapped, and not the one after it. */
 static void bad_buffer(struct kunit *test)
 {
 	struct fixture *f = test->priv;
@@ -274,7 +274,7 @@ static void bad_buffer(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, rw(test, BACKED - PAGE_SIZE, PAGE_SIZE + 1, false),
 			-EFAULT);
 
-	/* What is written to the hole is not even looked at. */
+	/* A write to the hole does not read the buffer. */
 	KUNIT_EXPECT_EQ(test, rw(test, BACKED, PAGE_SIZE + 1, true), PAGE_SIZE + 1);
 }
 
@@ -288,7 +288,7 @@ static void nothing_can_be_mapped(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, rw(test, BACKED, 1, false), 1);
 }
 
-/* A reset takes no longer than the driver needs between two pieces: nobody has to wait. */
+/* The reset is over before the driver gets to the second piece, so nothing waits. */
 static void reset_between_two_pieces(struct kunit *test)
 {
 	struct fixture *f = test->priv;
@@ -301,7 +301,7 @@ static void reset_between_two_pieces(struct kunit *test)
 		wrong += f->bytes[i] != AFTER_RESET;
 	KUNIT_EXPECT_EQ_MSG(test, wrong, 0, "bytes from before the reset");
 
-	/* What was written before it is gone, and written again. */
+	/* The reset costs the bytes that were written before, and the driver writes them again. */
 	nvgrace_gpu_unmap_windows(&f->nvdev);
 	f->windows = 0;
 	check_write(test, 0, BACKED, BACKED);
@@ -350,8 +350,8 @@ struct ready_case {
 static const struct ready_case ready_cases[] = {
 	{ "ready", NVGRACE_GPU_READY, -EIO, 1, 0 },
 	{ "gets ready", NVGRACE_GPU_TRAINING, 0, 1, 4 },
-	/* Once more with a runtime PM reference, which could have mended it. */
-	{ "cannot be asked", NVGRACE_GPU_TRAINING, -EIO, -EIO, 5 },
+	/* The driver tries once more with a runtime PM reference, which could wake the GPU. */
+	{ "registers cannot be read", NVGRACE_GPU_TRAINING, -EIO, -EIO, 5 },
 	{ "goes", NVGRACE_GPU_TRAINING, -ENODEV, -EIO, 5 },
 };
 
@@ -389,29 +389,29 @@ static void access_waits_until_ready(struct kunit *test)
 	check_write(test, BACKED, 1, 1);
 }
 
-struct bad_case {
+struct poison_case {
 	const char *name;
 	u64 pos;
 	size_t count;
 	ssize_t ret;
 };
 
-/* Page 3 is bad. */
-static const struct bad_case bad_cases[] = {
+/* Page 3 is poisoned. */
+static const struct poison_case poison_cases[] = {
 	{ "first byte", 3 * PAGE_SIZE, 1, -EHWPOISON },
 	{ "last byte", 4 * PAGE_SIZE - 1, 1, -EHWPOISON },
 	{ "over its beginning", 3 * PAGE_SIZE - 1, 2, -EHWPOISON },
 	{ "over its end", 4 * PAGE_SIZE - 1, 2, -EHWPOISON },
 	{ "all around", 2 * PAGE_SIZE, 3 * PAGE_SIZE, -EHWPOISON },
 	{ "before", 2 * PAGE_SIZE, PAGE_SIZE, PAGE_SIZE },
-	{ "behind", 4 * PAGE_SIZE, PAGE_SIZE, PAGE_SIZE },
+	{ "after", 4 * PAGE_SIZE, PAGE_SIZE, PAGE_SIZE },
 };
 
-KUNIT_ARRAY_PARAM_DESC(bad, bad_cases, name);
+KUNIT_ARRAY_PARAM_DESC(poison, poison_cases, name);
 
-static void bad_page(struct kunit *test)
+static void poisoned_page(struct kunit *test)
 {
-	const struct bad_case *c = test->param_value;
+	const struct poison_case *c = test->param_value;
 	struct fixture *f = test->priv;
 
 	KUNIT_ASSERT_FALSE(test, xa_is_err(xa_store(&f->nvdev.poison.pages,
@@ -440,7 +440,7 @@ static void caller_is_killed(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, rw_when_killed(test, BACKED, false), -EINTR);
 }
 
-/* Somebody resets the device meanwhile: the lock is not to be had. */
+/* A reset of the device holds the lock meanwhile. */
 struct holder {
 	struct work_struct work;
 	struct rw_semaphore *lock;
@@ -471,7 +471,7 @@ static void caller_is_killed_while_it_waits(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, rw_when_killed(test, 0, false), -ERESTARTSYS);
 	KUNIT_EXPECT_EQ(test, rw_when_killed(test, 0, true), -ERESTARTSYS);
-	/* The hole needs no lock: it is the signal that ends this. */
+	/* The hole needs no lock, so only the signal ends this. */
 	KUNIT_EXPECT_EQ(test, rw_when_killed(test, BACKED, false), -EINTR);
 
 	complete(&holder.enough);
@@ -479,7 +479,7 @@ static void caller_is_killed_while_it_waits(struct kunit *test)
 	destroy_work_on_stack(&holder.work);
 }
 
-/* Memory that is really mapped: a page of RAM, which is its own window. */
+/* The kernel has a page of RAM mapped already, so the page is its own window. */
 static void page_of_ram(struct kunit *test)
 {
 	struct fixture *f = test->priv;
@@ -499,7 +499,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(reset_between_two_pieces),
 	KUNIT_CASE_PARAM(by_power_state, power_gen_params),
 	KUNIT_CASE_PARAM(access_waits_until_ready, ready_gen_params),
-	KUNIT_CASE_PARAM(bad_page, bad_gen_params),
+	KUNIT_CASE_PARAM(poisoned_page, poison_gen_params),
 	KUNIT_CASE(caller_is_killed),
 	KUNIT_CASE(caller_is_killed_while_it_waits),
 	KUNIT_CASE(page_of_ram),

@@ -2,7 +2,7 @@
 /*
  * scrub=1: which blocks are written, which pages are not, and what makes a scrub fail
  *
- * What would be mapped of the GPU's memory is a piece of ordinary memory here.
+ * A piece of ordinary memory plays the GPU's memory here.
  */
 #include <kunit/static_stub.h>
 #include <kunit/test.h>
@@ -35,8 +35,8 @@ struct fixture {
 	enum reset reset;	/* when the GPU is reset */
 	bool no_window;		/* nothing can be mapped */
 	unsigned int gone_at;	/* the GPU answers that often */
-	unsigned int looks;	/* how often it was asked */
-	int status;		/* what the registers say */
+	unsigned int polls;	/* how often the driver asked whether it does */
+	int status;		/* of the registers */
 };
 
 static void reset_gpu(struct fixture *f, bool done)
@@ -66,7 +66,7 @@ static bool fake_is_present(struct pci_dev *pdev)
 
 	/* No reset can come between the writes and this. */
 	KUNIT_EXPECT_TRUE(test, srcu_read_lock_held(&f->nvdev.gate.users));
-	return f->looks++ != f->gone_at;
+	return f->polls++ != f->gone_at;
 }
 
 static int fake_read_status(struct nvgrace_gpu_device *nvdev,
@@ -111,7 +111,7 @@ static void fixture_exit(struct kunit *test)
 
 	if (!f)
 		return;
-	/* The windows are pieces of the memory; memunmap() ignores what is not its own. */
+	/* The windows are pieces of the memory. memunmap() ignores those, which it did not map. */
 	xa_destroy(&f->nvdev.poison.pages);
 	nvgrace_gpu_scrub_exit(&f->nvdev);
 	vfree(f->memory);
@@ -161,7 +161,7 @@ static void blocks_cover_regions(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, next, BASE + ALL);
 	KUNIT_EXPECT_EQ(test, nr, 4);
 
-	/* Without a carve-out, and as aligned as firmware has it. */
+	/* The same without a carve-out, and aligned as firmware aligns it. */
 	f->nvdev.nr_regions = 1;
 	f->nvdev.regions[0].base = 60ULL << 40;
 	f->nvdev.regions[0].backed = 2 * BLOCK;
@@ -179,8 +179,8 @@ static void zeroes_all(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ALL, first_other(f, 0, 0));
 	KUNIT_EXPECT_EQ(test, ALL, atomic64_read(&f->nvdev.scrub.done));
 	KUNIT_EXPECT_EQ(test, 0, atomic_long_read(&f->nvdev.scrub.skipped));
-	/* A look at the GPU after each block. */
-	KUNIT_EXPECT_EQ(test, 4, f->looks);
+	/* The driver polls the GPU after each block. */
+	KUNIT_EXPECT_EQ(test, 4, f->polls);
 }
 
 struct poison_case {
@@ -246,7 +246,7 @@ static void fails_by_reset(struct kunit *test)
 
 	f->reset = c->reset;
 	KUNIT_EXPECT_EQ(test, c->ret, scrub(f));
-	/* Nothing is written after the reset: usemem's second block is where it came. */
+	/* The reset comes at usemem's second block, and nothing is written after it. */
 	if (c->reset == DURING || c->reset == HELD) {
 		KUNIT_EXPECT_STREQ(test, "usemem", f->nvdev.scrub.region->name);
 		KUNIT_EXPECT_EQ(test, 3 * PAGE_SIZE, f->nvdev.scrub.offset);
@@ -308,7 +308,7 @@ static void open_takes_clean_memory(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, NVGRACE_GPU_SCRUB_IN_USE, atomic_read(state));
 	KUNIT_EXPECT_FALSE(test, nvgrace_gpu_scrub_start(&f->nvdev));
 
-	/* One is going on, and the task that waits for it is killed. */
+	/* A scrub is going on, and the task that waits for it is killed. */
 	atomic_set(state, NVGRACE_GPU_SCRUB_BUSY);
 	KUNIT_EXPECT_FALSE(test, nvgrace_gpu_scrub_start(&f->nvdev));
 	sigaddset(&current->pending.signal, SIGKILL);

@@ -15,7 +15,7 @@
 
 #define BASE	GIB(448)
 
-/* What has to be true of any split, whatever its numbers. */
+/* Check what any split has to satisfy, whatever its numbers. */
 static void check_split(struct kunit *test, u64 size, bool carve_out,
 			unsigned int usemem_bar,
 			const struct nvgrace_gpu_region *regions, int nr)
@@ -71,7 +71,7 @@ struct split_case {
 	const char *name;
 	u64 size;
 	bool carve_out;
-	/* -errno, or 0 and what each region has behind it and reports */
+	/* -errno, or 0 and the sizes of each region */
 	int ret;
 	u64 usemem, usemem_bar_size;
 	u64 resmem, resmem_bar_size;
@@ -120,7 +120,7 @@ static const struct split_case split_cases[] = {
 	{ "a byte too large", TIB_1 + MIB(1536), true, -EOVERFLOW },
 	{ "the largest size_t", SIZE_MAX, true, -EOVERFLOW },
 
-	/* Without a carve-out there is no step and no least. */
+	/* Without a carve-out any size will do, and usemem has all of it. */
 	{ "whole: a page", PAGE_SIZE, false, 0, PAGE_SIZE, PAGE_SIZE },
 	{ "whole: 1.5 GiB", MIB(1536), false, 0, MIB(1536), GIB(2) },
 	{ "whole: 2 GiB and a byte", GIB(2) + 1, false, 0, GIB(2) + 1, GIB(4) },
@@ -235,7 +235,7 @@ static void region_is_found_by_its_index(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, nvgrace_gpu_find_region(nvdev, UINT_MAX));
 }
 
-/* Without memory in ACPI all indices are vfio_pci_core's, also 0. */
+/* Without memory in ACPI all indices are vfio_pci_core's, 0 among them. */
 static void without_regions_none_is_found(struct kunit *test)
 {
 	struct nvgrace_gpu_device *nvdev;

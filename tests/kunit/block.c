@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Which blocks can be mapped by one huge entry
+ * Can one huge entry map a block?
  *
  * mm asks for the largest block first, and for the next smaller one when that
  * does not fit, so the rule decides on the order. The kernel has it, or
@@ -29,7 +29,7 @@ static const struct block_size block_sizes[] = {
 
 KUNIT_ARRAY_PARAM_DESC(block, block_sizes, name);
 
-/* What mm and the driver do of a fault at ADDR: is it mapped by a block? */
+/* Does a fault at ADDR map a block? */
 static bool block_at(unsigned long start, unsigned long end, unsigned long addr,
 		     phys_addr_t phys_of_start, unsigned long size)
 {
@@ -40,7 +40,7 @@ static bool block_at(unsigned long start, unsigned long end, unsigned long addr,
 				    ilog2(size) - PAGE_SHIFT);
 }
 
-/* One block that fills the VMA: every page of it is mapped by it. */
+/* If one block fills the VMA, a fault on each of its pages maps the block. */
 static void vma_of_one_block(struct kunit *test)
 {
 	const struct block_size *s = test->param_value;
@@ -87,7 +87,7 @@ static void vma_begins_within_the_block(struct kunit *test)
 					 PHYS + b - p, b));
 }
 
-/* Any skew between address and memory, and no block fits anywhere. */
+/* With any skew between address and memory no block fits anywhere. */
 static void memory_is_skewed(struct kunit *test)
 {
 	const struct block_size *s = test->param_value;
@@ -102,12 +102,12 @@ static void memory_is_skewed(struct kunit *test)
 						  START + b, PHYS, b));
 	}
 
-	/* A whole block is no skew. */
+	/* A whole block is not a skew. */
 	KUNIT_EXPECT_TRUE(test, block_at(START, end, START + b, PHYS + b, b));
 	KUNIT_EXPECT_TRUE(test, block_at(START + b, end, START + b, PHYS, b));
 }
 
-/* In the exhaustive test, a block is of eight pages. */
+/* A block of the exhaustive test has eight pages. */
 #define PAGES	8
 
 /*
@@ -139,7 +139,7 @@ static void check_every_page(struct kunit *test, unsigned int first,
 	}
 }
 
-/* Both ends of a VMA of up to three blocks, and its memory, at every alignment. */
+/* Put both ends of a VMA of up to three blocks, and its memory, at every alignment. */
 static void every_alignment(struct kunit *test)
 {
 	unsigned int first, last, skew;
@@ -160,7 +160,7 @@ static struct kunit_case cases[] = {
 };
 
 static struct kunit_suite suite = {
-	.name = "nvgrace_gpu_fault",
+	.name = "nvgrace_gpu_block",
 	.test_cases = cases,
 };
 
