@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a guest does with the emulated BARs: find them, write a pattern through
- * each across its whole length, read it back, and use usemem as memory.
+ * A guest uses the emulated BARs: it finds them, writes a pattern through each across
+ * its whole length, reads it back, and uses usemem as memory.
  *
  * The pattern's accesses are naturally aligned, so that they work on a host whose
- * KVM maps the BARs as Device memory too. OPS are what Device memory refuses. User
- * space in the guest maps the BAR Normal-NC; guest_probe.ko tries it cacheable.
+ * KVM maps the BARs as Device memory too. OPS are operations that Device memory refuses.
+ * User space in the guest maps the BAR Normal-NC; guest_probe.ko tries it cacheable.
  */
 #include <dirent.h>
 
@@ -66,7 +66,7 @@ static bool read_resource(const char *dir, struct bar *r)
 	return f && r->len;
 }
 
-/* The GPU is the function whose BAR is as large as usemem has to be. */
+/* The GPU is the function that has a BAR of usemem's size. */
 static bool find_gpu(struct bar *regions)
 {
 	DIR *dir = opendir("/sys/bus/pci/devices");
@@ -201,7 +201,7 @@ static bool unaligned(uint8_t *start)
 	return true;
 }
 
-/* What memset() and the kernel's clear_page() use. */
+/* memset() and the kernel's clear_page() use it. */
 static bool zero_block(uint8_t *p)
 {
 	uint64_t dczid;
@@ -244,7 +244,7 @@ static bool op_is_wanted(unsigned int i)
 	return strstr(getenv("OPS") ?: "", ops[i].name);
 }
 
-/* On two pages in the middle; what the memory refuses ends in a signal. */
+/* Try it on two pages in the middle. If the memory refuses it, it ends in a signal. */
 static bool works(const struct bar *r, bool (*fn)(uint8_t *p))
 {
 	char path[400];

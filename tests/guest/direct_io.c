@@ -60,7 +60,7 @@ static int copy_by_disk(int fd, char *buf[])
 
 static int run(const char *path, uint64_t base, uint64_t size)
 {
-	/* More than the guest has besides: most of it is in the range. */
+	/* This is more memory than the guest has otherwise, so most of it is in the range. */
 	const size_t len = MIB(700);
 	char *mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int pagemap = open("/proc/self/pagemap", O_RDONLY);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What user space in the guest does with memory, once it is the BAR's: allocate
- * MIB, write and verify it, and run code in it.
+ * User space in the guest uses memory that is the BAR's: it allocates MIB, writes and verifies it,
+ * and runs code in it.
  */
 #include "pattern.h"
 #include "program.h"

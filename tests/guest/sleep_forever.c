@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* A guest that is there until somebody ends it. */
+/* A guest that runs until it is stopped. */
 #include <stdio.h>
 #include <unistd.h>
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
-# Every allocation and user copy of probe, open and use fails once, by the kernel's
-# fault injection; or, with CALLS=1, every call that the driver makes, by fail_calls.ko. Then
+# Every allocation and user copy of probe, open and use fails once, with the kernel's
+# fault injection; or, with CALLS=1, every call that the driver makes, with fail_calls.ko. Then
 # nothing may be left, and nothing leaked.
 #
 #| part | make check | make check-all adds | scripts/rig run
@@ -14,7 +14,7 @@
 
 DEBUG=/sys/kernel/debug
 
-# Also what may sleep and what is of one page; without a stack trace for each.
+# Allocations that may sleep fail, too, and those of one page; without a stack trace for each.
 set_up() {
 	for f in failslab fail_page_alloc fail_usercopy; do
 		[ ! -e $DEBUG/$f ] || echo 0 > $DEBUG/$f/verbose || return 1
@@ -27,14 +27,13 @@ set_up() {
 # VFIO 6.12 warns when it cannot make the group's device, and then undoes it well.
 allow_warning vfio_group_release
 
-gib=1073741824
 BDF=$(bdf_of "$GPUS")
-export BDF
+export BDF UNDEFINED=/undefined
 say_ready "$BDF"
-if [ -e $DEBUG/failslab ]; then
+if has FAULT_INJECTION; then
 	ok set_up set_up
 else
-	skip set_up 'this kernel has no fault injection'
+	skip set_up 'the kernel has no FAULT_INJECTION'
 fi
 ok fail_calls insmod /modules/fail_calls.ko "functions=$(failures --calls)"
 ok load insmod /modules/nvgrace_gpu.ko
@@ -42,10 +41,10 @@ echo nvgrace_gpu > "/sys/bus/pci/devices/$BDF/driver_override"
 forget_leaks
 take_log > /dev/null
 if [ -n "${CALLS:-}" ]; then which=-f; else which=-F; fi
-REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib" nested failures failures $which calls
+REGIONS="2:$((GIB / 2)):$((GIB / 2)) 4:$GIB:$GIB" nested failures failures $which calls
 ok_no_leaks
-# The driver and the PCI core name what failed, which is all that they know. The driver core names
-# what it could not make: files in sysfs.
+# The driver and the PCI core name the step that failed, which is all that they know. The driver
+# core names the files in sysfs that it could not make.
 ok log log_is_clean 'error -(E[A-Z]*|[0-9]*): .*' "BAR 0: can't reserve .*" \
 	'(usemem|resmem): the memory is registered for memory failures already: -16' \
 	'.* is in use, see /proc/iomem' 'not ready after 30 s: .*' \

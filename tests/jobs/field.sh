@@ -50,8 +50,8 @@ remove_open() {
 	holder=$!
 	echo 1 > "$dev/$first/remove" &
 	removing=$!
-	sleep 2
-	kill -0 $removing || { echo 'removed while open'; return 1; }
+	soon grep -F vfio_unregister_group_dev /proc/$removing/stack ||
+		{ echo 'removed while open'; return 1; }
 	kill -KILL $holder
 	wait $holder $removing
 	[ ! -e "$dev/$first" ] && [ "$(claims)" = 0 ] || return 1

@@ -13,7 +13,7 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824 panics=0
+panics=0
 
 # guests_crash: one after the other, and the GPU is closed after each.
 guests_crash() {
@@ -25,9 +25,9 @@ guests_crash() {
 }
 
 BDF=$(bdf_of GP00)
-export BDF ROUNDS SEED REGIONS="2:$((93 * gib + gib / 2)):$((128 * gib)) 4:$gib:$gib"
+export BDF ROUNDS SEED REGIONS="2:$((93 * GIB + GIB / 2)):$((128 * GIB)) 4:$GIB:$GIB"
 # KASAN has a byte of shadow for eight that read() maps: no host of 4 GiB has that for 94.5 GiB.
-[ -z "${SMALL:-}" ] || REGIONS="2:$((3 * gib + gib / 2)):$((4 * gib)) 4:$gib:$gib"
+[ -z "${SMALL:-}" ] || REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB"
 ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
 forget_leaks
@@ -36,8 +36,8 @@ ok guests_crash guests_crash
 echo "# kills: guests $panics"
 nested killed killed
 ok_no_leaks
-ok log log_is_clean '.*BAR0.*' 'vfio_bar_restore: reset recovery - restoring BARs' \
+ok log log_is_clean 'vfio_bar_restore: reset recovery - restoring BARs' \
 	'No device request channel registered, blocked until released by user'
 ok unload rmmod nvgrace_gpu
-ok nothing_is_claimed_any_more test "$(grep -c ': nvgrace_gpu$' /proc/iomem)" = 0
+ok nothing_is_claimed_any_more test "$(claims)" = 0
 finish

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
-# What the memory holds for the next VFIO user, without and with scrub=1.
+# The next VFIO user finds zeroes in the memory with scrub=1, and without it what was left there.
 #
 #| part | make check | make check-all adds | scripts/rig run
 #| scrub | 6.12-patched | newest newest-debug | --gpu=hopper:0x70000000000:1536M
 # shellcheck disable=SC1091
 . /lib.sh
 
-gib=1073741824
 driver=/sys/bus/pci/drivers/nvgrace_gpu
 
 # unbind_waits: unbind waits for a scrub, and the scrub waits for a GPU that is not ready.
@@ -19,8 +18,7 @@ unbind_waits() {
 	wait $holder
 	echo "$BDF" > $driver/unbind &
 	unbinding=$!
-	sleep 2
-	kill -0 $unbinding
+	soon grep -F nvgrace_gpu_scrub_exit /proc/$unbinding/stack
 	waits=$?
 	knob "$BDF" ready_ms 0
 	knob "$BDF" ready 1
@@ -29,7 +27,7 @@ unbind_waits() {
 
 export BDF REGIONS SCRUB BASE=0x70000000000
 BDF=$(bdf_of GP00)
-REGIONS="2:$((gib / 2)):$((gib / 2)) 4:$gib:$gib"
+REGIONS="2:$((GIB / 2)):$((GIB / 2)) 4:$GIB:$GIB"
 take_log > /dev/null
 
 SCRUB=0
@@ -50,7 +48,7 @@ nested guest_crashed scrub -r memory.bound
 ok unbind_waits unbind_waits
 ok unload.scrub_1 rmmod nvgrace_gpu
 
-# What the unbind waited for is seen without a scrub.
+# Without a scrub the memory shows what the scrub at unbind has written.
 ok load.scrubbed_at_unbind load_with_scrub 0
 nested scrubbed_at_unbind scrub -r memory.bound
 ok unload.last rmmod nvgrace_gpu

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Sizes, time, the environment and small files. A program runs on kernels with pages
- * of 4, 16 and 64 KiB, so PAGE and BLOCK are what the running kernel says.
+ * Sizes, time, the environment and small files. A program runs on kernels with pages of 4, 16 and
+ * 64 KiB, so PAGE and BLOCK ask the running kernel.
  */
 #ifndef TESTS_BASE_H
 #define TESTS_BASE_H
@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/klog.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -80,7 +81,7 @@ static inline long faults_to_touch(volatile uint8_t *p, size_t len)
 	return minor_faults() - before;
 }
 
-/* What the page tables of this process take, or -1. */
+/* The KiB that the page tables of this process take, or -1. */
 static inline long vm_pte_kib(void)
 {
 	char line[128];
@@ -113,6 +114,24 @@ static inline bool env_is(const char *name, const char *value)
 	return s && !strcmp(s, value);
 }
 
+/*
+ * Does the kernel have NAME? The job says so in HAS, which the rig reads from the kernel's
+ * configuration and symbols. So a test is skipped where the kernel lacks something, and fails
+ * where the driver does. A program that is run by hand, without HAS, expects all of it.
+ */
+static inline bool kernel_has(const char *name)
+{
+	const char *p = getenv("HAS");
+	size_t len = strlen(name);
+
+	if (!p)
+		return true;
+	for (; *p; p += strcspn(p, " "), p += strspn(p, " "))
+		if (strcspn(p, " ") == len && !strncmp(p, name, len))
+			return true;
+	return false;
+}
+
 /* 0 if all of the string was written, or -errno. */
 static inline int write_file(const char *path, const char *s)
 {
@@ -137,6 +156,21 @@ static inline void read_line(const char *path, char *line, int len)
 		fclose(f);
 }
 
+/* How often the kernel log says this since the job has emptied it. */
+static inline int log_says(const char *what)
+{
+	static char log[1 << 20];
+	int len = klogctl(3 /* read all */, log, sizeof(log) - 1), n = 0;
+	const char *p = log;
+
+	log[len < 0 ? 0 : len] = 0;
+	while ((p = strstr(p, what))) {
+		p += strlen(what);
+		n++;
+	}
+	return n;
+}
+
 /* All of /proc/iomem, into MAX_IOMEM bytes. */
 #define MAX_IOMEM	65536
 
@@ -149,6 +183,21 @@ static inline void read_iomem(char *iomem)
 		len += n;
 	iomem[len] = 0;
 	close(fd);
+}
+
+/* The number of address ranges that the driver has claimed. */
+static inline int claims(void)
+{
+	static char iomem[MAX_IOMEM];
+	const char *p = iomem;
+	int n = 0;
+
+	read_iomem(iomem);
+	while ((p = strstr(p, " : nvgrace_gpu\n"))) {
+		p++;
+		n++;
+	}
+	return n;
 }
 
 /* A path below the directory that sysfs has of the device BDF. */

@@ -9,7 +9,7 @@
 #include "kselftest_harness.h"
 #include "program.h"
 
-/* A fixture that is run by each mode; the name of the variant is the mode's. */
+/* A fixture that is run in each mode; the name of the variant is the mode's. */
 #define VFIO_MODE_VARIANTS(fixture)						\
 	FIXTURE_VARIANT(fixture) { enum vfio_mode mode; };			\
 	FIXTURE_VARIANT_ADD(fixture, type1) { .mode = TYPE1 };			\
@@ -57,7 +57,7 @@ static inline void reopen_device(struct __test_metadata *_metadata, struct vfio 
 		EXPECT_EQ(err, errno) TH_LOG("%s", #call);		\
 	} while (0)
 
-/* To skip what this region is too small for: blocks are 512 MiB with 64 KiB pages. */
+/* Skip a test that this region is too small for: blocks are 512 MiB with 64 KiB pages. */
 #define SKIP_UNLESS_BLOCKS(region, nr)						\
 	do {									\
 		if ((region)->backed < (nr) * BLOCK)				\

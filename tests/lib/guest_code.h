@@ -4,7 +4,7 @@
  *
  * Copy from __start_guest_text to __stop_guest_text to the guest's memory; VBAR_EL1 is
  * where the copy begins. From guest_entry the vCPU calls x3 with x0, and stores the
- * result at x19. Each of the 16 vectors stores ESR_EL1 behind that.
+ * result at x19. Each of the 16 vectors stores ESR_EL1 after that.
  */
 #ifndef TESTS_GUEST_CODE_H
 #define TESTS_GUEST_CODE_H

@@ -44,7 +44,7 @@ static inline void vm_close(struct vm *vm)
 	vm->kvm = vm->fd = vm->vcpu = -1;
 }
 
-/* What vm_open() opened is for vm_close() to close, also after an error. */
+/* After an error, too, vm_close() has to close what vm_open() has opened. */
 static inline int vm_open(struct vm *vm, bool with_mte)
 {
 	struct kvm_enable_cap mte = { .cap = KVM_CAP_ARM_MTE };
@@ -97,8 +97,8 @@ static inline int vm_run(const struct vm *vm)
 }
 
 /*
- * After a run that ended with a store: what was stored. KVM completes the store at the
- * next KVM_RUN, which goes no further here.
+ * Returns the value of the store that ended the last run. KVM completes the store at the next
+ * KVM_RUN, which goes no further here.
  */
 static inline uint64_t vm_complete_store(struct vm *vm)
 {

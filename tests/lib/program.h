@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * How a program is called: by variables of the environment. Without those that it
- * needs a program explains itself and is skipped. What is wrong with the device BDF
- * gets one clear line before any test runs.
+ * A program takes its parameters from the environment. Without a variable that it needs it explains
+ * itself and is skipped. If the device BDF cannot be used, one clear line says why before any test
+ * runs.
  */
 #ifndef TESTS_PROGRAM_H
 #define TESTS_PROGRAM_H
 
+#include "knobs.h"
 #include "ktap.h"
 #include "vfio.h"
 
@@ -18,14 +19,17 @@ struct program_var {
 };
 
 struct program {
-	const char *what;	/* it does, or is about */
+	const char *what;	/* the program does, or is about */
 	struct program_var vars[8];
 	const char *args;	/* of an example */
 	bool unbound;		/* the program itself binds BDF, which has no driver */
+	bool standin;		/* BDF has to be a stand-in of gpu_standin.ko */
 };
 
 #define VAR_BDF								\
 	{ "BDF", "PCI address of the device, bound to a VFIO driver", "0000:01:00.0" }
+#define VAR_STANDIN							\
+	{ "BDF", "PCI address of a stand-in of gpu_standin.ko", "0001:01:00.0" }
 #define VAR_REGIONS							\
 	{ "REGIONS", "BAR:BACKED:SIZE, in bytes, of usemem and then of resmem",	\
 	  "'2:0x20000000:0x20000000 4:0x40000000:0x40000000'" }
@@ -78,7 +82,7 @@ static inline void __noreturn __printf(1, 2) program_fail(const char *fmt, ...)
 	exit(KTAP_FAIL);
 }
 
-/* A group can be opened once, and not while its device is open by the device's node. */
+/* A group can be opened once, and not while its device is open through the device's node. */
 static inline void program_check_free(const char *bdf)
 {
 	char node[PATH_MAX];
@@ -114,8 +118,10 @@ static inline void program_check_device(const struct program *p)
 		program_fail("BDF=%s is bound to no driver; set driver_override and bind it",
 			     bdf);
 	if (access(device_path(path, sizeof(path), "vfio-dev"), F_OK))
-		program_fail("BDF=%s is bound to %s, which is no VFIO driver", bdf,
+		program_fail("BDF=%s is bound to %s, which is not a VFIO driver", bdf,
 			     basename(driver));
+	if (p->standin && !has_knobs())
+		program_fail("BDF=%s is not a stand-in of gpu_standin.ko", bdf);
 	program_check_free(bdf);
 }
 

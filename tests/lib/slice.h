@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A model of a slice of memory that one task alone uses: what each byte of it may be. A
- * byte is known; or, after a write that may or may not have reached it, it is one of
- * two; or, after several of those, it can be anything.
+ * A model of the bytes in a slice of memory that one task alone uses. A byte is known; or,
+ * after a write that may or may not have reached it, it is one of two; or, after several of
+ * those, it can be anything.
  *
  * A task can be killed at any moment. Before it writes it puts the write on record, and
  * another task can settle what is on record. For that, all of it lies in shared memory.
@@ -22,7 +22,7 @@ struct slice {
 	uint64_t pos;		/* where it begins, in its region */
 	size_t len;
 	uint8_t *value;
-	uint8_t *other;		/* what the byte may be instead, if its state is EITHER */
+	uint8_t *other;		/* the other value that the byte may have, if its state is EITHER */
 	uint8_t *state;
 	/* The write on record. */
 	bool writing;
@@ -107,7 +107,7 @@ static inline ssize_t slice_read(struct slice *s, size_t at, const uint8_t *got,
 	return -1;
 }
 
-/* Whoever was writing is dead. */
+/* The task that was writing is dead. */
 static inline void slice_settle(struct slice *s)
 {
 	if (s->writing)

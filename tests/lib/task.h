@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base.h"
 #include "fault.h"
 
 /* The exit status of the child is what FN returns. */
@@ -45,6 +46,19 @@ static inline int kill_child(pid_t pid)
 	return end_of_child(pid);
 }
 
+/*
+ * Does the task sleep because the GPU is not ready? /proc names the function that it sleeps in:
+ * one that polls the registers, or one that waits for a scrub, which waits for the GPU.
+ */
+static inline bool waits_for_gpu(pid_t tid)
+{
+	char path[32], where[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/wchan", tid);
+	read_line(path, where, sizeof(where));
+	return strstr(where, "sleep_before_poll") || strstr(where, "nvgrace_gpu_");
+}
+
 /* One access of 8 bytes. ACCESS_READ and ACCESS_WRITE are system calls. */
 enum access_how { ACCESS_READ, ACCESS_WRITE, ACCESS_LOAD, ACCESS_STORE, NR_ACCESSES };
 
@@ -56,6 +70,7 @@ struct access {
 	uint64_t value;		/* to store, or what was loaded */
 	int result;
 	pthread_t thread;
+	volatile pid_t tid;	/* of the thread */
 };
 
 /* 0, the errno of the system call, or the signal that the load or store takes. */
@@ -78,7 +93,10 @@ static inline int do_access(void *arg)
 
 static inline void *access_thread(void *arg)
 {
-	((struct access *)arg)->result = do_access(arg);
+	struct access *a = arg;
+
+	a->tid = gettid();
+	a->result = do_access(a);
 	return NULL;
 }
 

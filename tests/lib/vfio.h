@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The device BDF through VFIO, by every way that user space has to its DMA: open it,
- * map its regions, and use its config space.
+ * The device BDF through VFIO, in each IOMMU mode: open it, map its regions, and use its config
+ * space.
  */
 #ifndef TESTS_VFIO_H
 #define TESTS_VFIO_H
@@ -28,12 +28,12 @@ enum vfio_mode {
 	TYPE1,		/* the group, and a container */
 	IOMMUFD_COMPAT,	/* the group, and an iommufd as its container */
 	IOMMUFD,	/* the device's own node, and an iommufd */
-	BEST_MODE,	/* what vfio_best_mode() says */
+	BEST_MODE,	/* as vfio_best_mode() chooses */
 };
 
 enum { USEMEM, RESMEM, NR_REGIONS };
 
-/* What the driver has to show, said by the job and not by the driver. */
+/* The driver has to show this. The job says so, and not the driver. */
 struct region {
 	unsigned int bar;
 	uint64_t backed;
@@ -51,7 +51,7 @@ struct vfio {
 	struct region regions[NR_REGIONS];
 };
 
-/* REGIONS is "bar:backed:size bar:backed:size", usemem first; a comma will do, too. */
+/* REGIONS is "bar:backed:size bar:backed:size", usemem first; a comma may stand for the space. */
 static inline int expected_regions(struct region *regions)
 {
 	struct region *u = &regions[USEMEM], *r = &regions[RESMEM];
@@ -74,13 +74,17 @@ static inline const char *vfio_mode_name(enum vfio_mode mode)
 }
 
 /*
- * NULL if this kernel has the mode, or what it lacks. A kernel that has
- * VFIO_DEVICE_CDEV makes the directory when the first device is bound, so a device
- * that has no node in it is a failure and no reason to skip.
+ * NULL if this kernel has the mode, or what it lacks: HAS says so if it is set. A kernel that
+ * has VFIO_DEVICE_CDEV makes the directory when the first device is bound, so a device that has
+ * no node in it is a failure, and not a reason to skip.
  */
 static inline const char *vfio_mode_missing(enum vfio_mode mode)
 {
 	if (mode == BEST_MODE)
+		return NULL;
+	if (mode != TYPE1 && !kernel_has("IOMMUFD"))
+		return "the kernel has no IOMMUFD";
+	if (getenv("HAS"))
 		return NULL;
 	if (mode == TYPE1 && access("/dev/vfio/vfio", F_OK))
 		return "no /dev/vfio/vfio: the kernel has no VFIO_CONTAINER";
@@ -91,7 +95,7 @@ static inline const char *vfio_mode_missing(enum vfio_mode mode)
 	return NULL;
 }
 
-/* What new programs are written for, else what every kernel has. */
+/* The mode for new programs if the kernel has it, else the one that every kernel has. */
 static inline enum vfio_mode vfio_best_mode(void)
 {
 	return !vfio_mode_missing(IOMMUFD) ? IOMMUFD : TYPE1;
@@ -245,7 +249,7 @@ static inline int enable_memory(int fd)
 	return config_modify(fd, PCI_COMMAND, 0, PCI_COMMAND_MEMORY);
 }
 
-/* The owner of a group proves it by the group; the owner of a cdev needs no proof. */
+/* The owner of a group proves that with the group; the owner of a cdev needs no proof. */
 static inline int hot_reset(const struct vfio *v)
 {
 	struct {
@@ -281,12 +285,21 @@ static inline int allow_low_power(int fd, bool allow)
 	return ioctl(fd, VFIO_DEVICE_FEATURE, &feature);
 }
 
+/* The last reference to the powered device is gone when its status is "suspended". */
+static inline bool runtime_status_is(const char *status)
+{
+	char path[PATH_MAX], line[16];
+
+	read_line(device_path(path, sizeof(path), "power/runtime_status"), line, sizeof(line));
+	return !strcmp(line, status);
+}
+
 static inline bool reset_is(const char *how)
 {
 	return env_is("RESET", how);
 }
 
-/* IOVA to SIZE bytes at P, by whatever the mode has for it; 0 or -errno. */
+/* Map IOVA to SIZE bytes at P, with the call of the mode; 0 or -errno. */
 static inline int dma_map(const struct vfio *v, void *p, uint64_t size, uint64_t iova)
 {
 	struct vfio_iommu_type1_dma_map map = {
@@ -312,15 +325,18 @@ static inline int dma_map(const struct vfio *v, void *p, uint64_t size, uint64_t
 }
 
 /*
- * Does VFIO's core have dma-bufs? Its symbols say so, and not the driver under test,
- * which would pass without them.
+ * Does VFIO's core have dma-bufs? Its symbols say so where HAS does not, and not the driver under
+ * test, which would pass without them.
  */
 static inline bool core_has_dma_bufs(void)
 {
-	FILE *f = fopen("/proc/kallsyms", "r");
 	bool found = false;
 	char line[256];
+	FILE *f;
 
+	if (getenv("HAS"))
+		return kernel_has("DMABUF");
+	f = fopen("/proc/kallsyms", "r");
 	while (f && !found && fgets(line, sizeof(line), f))
 		found = strstr(line, " vfio_pci_dma_buf_");
 	if (f)
@@ -328,7 +344,7 @@ static inline bool core_has_dma_bufs(void)
 	return found;
 }
 
-/* A part of a BAR as a dma-buf: its fd, or -errno. */
+/* Export a part of a BAR as a dma-buf. Returns its fd, or -errno. */
 static inline int export_dmabuf(int device, unsigned int bar, uint64_t offset, uint64_t length)
 {
 	struct {

@@ -5,25 +5,25 @@
  * QEMU has no GPU like it, so two functions share a slot behind a root port.
  * Function 0 is a bochs-display: PCI Express with extended config space, a bus
  * reset that is real, and a BAR0 that is 16 MiB of plain RAM. No function of
- * QEMU's has two BARs of RAM, so function 1 lends a second: an ivshmem-plain,
+ * QEMU's has two BARs of RAM, so function 1 adds a second: an ivshmem-plain,
  * whose BAR2 is 64-bit, prefetchable, and as large as one likes. If there is a
- * function 2, another ivshmem-plain, it lends its BAR2 as the GPU's BAR4.
+ * function 2, another ivshmem-plain, its BAR2 is the GPU's BAR4.
  *
  * This module puts itself between the kernel and their config space, with
  * pci_bus_set_ops() as the kernel's AER injector does, and has the bus scanned
- * anew. What then shows is one function: a GPU's ids and class, power
+ * again. The kernel then finds one function: a GPU's ids and class, power
  * management, FLR, AER and NVIDIA's DVSEC come from an image kept here, BAR2 from
  * function 1, all else from function 0. All decode memory exactly while the GPU
  * would, which is in D0, out of reset, on the bus and with memory enabled; when
  * not, QEMU answers with all ones.
  *
- * Accesses to BAR0 can't be seen. Its two readiness registers are memory that
- * this module writes: not ready on each reset, ready again by a timer. Whoever
- * reads BAR0, a driver, a VFIO user or a guest, reads them as on a GPU.
+ * This module cannot see accesses to BAR0. Its two readiness registers are memory
+ * that this module writes: not ready on each reset, ready again when a timer ends.
+ * A driver, a VFIO user or a guest reads them as on a GPU.
  *
  * debugfs, gpu_standin/ADDRESS/, all of it decimal but where 0x stands:
  *	ready_ms	how long a reset leaves the GPU not ready; 0 (default) is
- *			not at all, -1 for ever
+ *			not at all, -1 without end
  *	ready		do both registers say ready? Writing 0 or 1 sets both, and
  *			a reset's timer is off
  *	c2c_link	0x..., the register at BAR0 + 0x1498; ready is 0xff
@@ -43,8 +43,8 @@
  *	config		OFFSET VALUE in hex: 32 bits of extended config space, from 0x100 on;
  *			write-only, and an empty line gives back what was there
  *
- * gpu_standin/ssdt loads what is written to it, at once, as another table of ACPI: its devices
- * can then be companions. Nothing unloads it.
+ * gpu_standin/ssdt loads the table that is written to it, in one write, as another table of
+ * ACPI: its devices can then be companions. Nothing unloads it.
  *
  * The kernel's AER injector does the error registers, too, but takes a spinlock within
  * pci_lock, which lockdep reports on newer kernels. If it is to be used all the
@@ -72,14 +72,14 @@ module_param_array(gpus, charp, &nr_gpus, 0444);
 MODULE_PARM_DESC(gpus,
 		 "ADDRESS/DEVICE/DVSEC,...: PCI address of function 0, device id in hex, and the DVSEC's carve-out bit (1: needs none), or -1 for no DVSEC");
 
-/* Readiness: two 32-bit registers in BAR0, and what they read. */
+/* Readiness: two 32-bit registers in BAR0, and their values. */
 #define BAR0_C2C_LINK		0x1498
 #define BAR0_HBM_TRAINING	0x200bc
 #define BAR0_MAPPED		0x201000
 #define READY			0xff
 #define NOT_READY		0
 
-/* Where the image has its capabilities; QEMU puts the Express one at 0x80. */
+/* The capabilities in the image. QEMU puts the Express one at 0x80. */
 #define PM_CAP		0x40
 #define EXP_CAP		0x80
 #define AER_CAP		0x100
@@ -129,7 +129,7 @@ struct readiness {
  * @in_reset: the port keeps the bus in reset
  * @gone: off the bus
  * @decodes: BAR0 can be accessed
- * @ready_ms: from the end of a reset until ready; negative: for ever
+ * @ready_ms: from the end of a reset until ready; negative: without end
  * @c2c_link: a readiness register
  * @hbm_training: the other one
  * @companion: its own in ACPI, while it has another
@@ -160,7 +160,7 @@ struct standin {
 static struct standin standins[MAX_GPUS];
 static struct dentry *debugfs;
 
-/* All that changes in the stand-ins; innermost but for pci_lock's users. */
+/* Guards all that changes in the stand-ins. Innermost, below pci_lock. */
 static DEFINE_RAW_SPINLOCK(standin_lock);
 
 static struct pci_ops *real_ops;
@@ -219,7 +219,10 @@ static void fill_extended(struct standin *gpu)
 {
 	struct image *image = &gpu->image;
 
-	/* What is not said of these is 0; underneath, all of it can be written. */
+	/*
+	 * All registers that are not set here are 0. The functions underneath would let all be
+	 * written.
+	 */
 	own(image, AER_CAP, IMAGE_END - AER_CAP, 0, 0);
 	memset(image->owned + IMAGE_END, 0, IMAGE_SIZE - IMAGE_END);
 	memset(image->writable + IMAGE_END, 0, IMAGE_SIZE - IMAGE_END);
@@ -297,8 +300,8 @@ static void image_write(struct image *image, int where, int size, u32 value)
 }
 
 /*
- * The functions underneath. Not by bus->ops, which are the AER injector's if it
- * was loaded, and it expects nobody to use one bus from within another's ops.
+ * The functions underneath. bus->ops would be the AER injector's if it is loaded, which does not
+ * expect one bus to be used within the ops of another.
  */
 
 static u32 real_read(struct standin *gpu, int fn, int where, int size)
@@ -417,7 +420,7 @@ static bool is_error_status(int where)
 	       where == AER_CAP + PCI_ERR_UNCOR_STATUS;
 }
 
-/* An error status register; writing ones clears it, and what is new sets it. */
+/* An error status register: writing ones clears bits, and new errors set them. */
 static void change_status(struct standin *gpu, int where, u32 clear, u32 set)
 {
 	u32 status = image_long(&gpu->image, where);
@@ -425,7 +428,7 @@ static void change_status(struct standin *gpu, int where, u32 clear, u32 set)
 	own(&gpu->image, where, 4, (status & ~clear) | set, 0);
 }
 
-/* The root port takes the message, and the kernel reads there whose it is. */
+/* The root port takes the message, and the kernel reads there who sent it. */
 static void send_message(struct standin *gpu, int where, u32 errors)
 {
 	u32 severity = image_long(&gpu->image, AER_CAP + PCI_ERR_UNCOR_SEVER);
@@ -461,12 +464,12 @@ static int raise_error(struct standin *gpu, int where, u32 errors)
 	send_message(gpu, where, errors);
 	raw_spin_unlock_irqrestore(&standin_lock, flags);
 
-	/* Which of the port's vectors that is, is in the top bits. */
+	/* The top bits say which of the port's vectors that is. */
 	return irq_set_irqchip_state(pci_irq_vector(port, status >> 27),
 				     IRQCHIP_STATE_PENDING, true);
 }
 
-/* What the kernel calls with pci_lock held */
+/* The kernel calls these with pci_lock held */
 
 static int read_above(struct pci_bus *bus, unsigned int devfn, int where,
 		      int size, u32 *val)
@@ -661,35 +664,21 @@ static int power_state_get(void *data, u64 *val)
 }
 DEFINE_DEBUGFS_ATTRIBUTE(power_state_fops, power_state_get, NULL, "%llu\n");
 
-static int aer_correctable_get(void *data, u64 *val)
-{
-	struct standin *gpu = data;
+/* A register of AER's: it reads as it is, and a write raises errors. */
+#define DEFINE_AER_STATUS(name, reg)						\
+static int name##_get(void *data, u64 *val)					\
+{										\
+	*val = image_long(&((struct standin *)data)->image, AER_CAP + (reg));	\
+	return 0;								\
+}										\
+static int name##_set(void *data, u64 val)					\
+{										\
+	return raise_error(data, AER_CAP + (reg), val);				\
+}										\
+DEFINE_DEBUGFS_ATTRIBUTE(name##_fops, name##_get, name##_set, "0x%llx\n")
 
-	*val = image_long(&gpu->image, AER_CAP + PCI_ERR_COR_STATUS);
-	return 0;
-}
-
-static int aer_correctable_set(void *data, u64 val)
-{
-	return raise_error(data, AER_CAP + PCI_ERR_COR_STATUS, val);
-}
-DEFINE_DEBUGFS_ATTRIBUTE(aer_correctable_fops, aer_correctable_get,
-			 aer_correctable_set, "0x%llx\n");
-
-static int aer_uncorrectable_get(void *data, u64 *val)
-{
-	struct standin *gpu = data;
-
-	*val = image_long(&gpu->image, AER_CAP + PCI_ERR_UNCOR_STATUS);
-	return 0;
-}
-
-static int aer_uncorrectable_set(void *data, u64 val)
-{
-	return raise_error(data, AER_CAP + PCI_ERR_UNCOR_STATUS, val);
-}
-DEFINE_DEBUGFS_ATTRIBUTE(aer_uncorrectable_fops, aer_uncorrectable_get,
-			 aer_uncorrectable_set, "0x%llx\n");
+DEFINE_AER_STATUS(aer_correctable, PCI_ERR_COR_STATUS);
+DEFINE_AER_STATUS(aer_uncorrectable, PCI_ERR_UNCOR_STATUS);
 
 /* The words of a line that is written; returns its length or an error. */
 static ssize_t get_line(char *line, size_t size, const char __user *buf, size_t count)
@@ -778,7 +767,7 @@ static const struct file_operations companion_fops = {
 	.write = companion_write,
 };
 
-/* The table is ACPI's from here on, which scans it for devices a little later. */
+/* From here on the table is ACPI's, which scans it for devices a little later. */
 static ssize_t ssdt_write(struct file *file, const char __user *buf, size_t count, loff_t *ppos)
 {
 	struct acpi_table_header *table;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What it costs, under the driver that the device is bound to. Each row is a line
- * "row NAME COST": nanoseconds for the operation once, or instructions if COUNT asks for
- * those, or a plain count where the name ends with _kib or .faults. "profile" prints lines
- * "profile NAME COST FUNCTION": the instructions of the operation once, by kernel function.
- * Rows are compared between two drivers on one boot, never between machines.
+ * Measure the cost of operations under the driver that the device is bound to. Each row is a line
+ * "row NAME COST": nanoseconds for the operation once, or instructions if COUNT asks for those, or
+ * a plain count where the name ends with _kib or .faults. "profile" prints lines "profile NAME COST
+ * FUNCTION": the instructions of the operation once, for each kernel function. Compare rows of two
+ * drivers on one boot, never of two machines.
  */
 #include <pthread.h>
 #include <sys/syscall.h>
@@ -101,7 +101,7 @@ static void time_rw(const char *name, bool write, void *buf, size_t len, uint64_
 	uint64_t start, end, batch = 1, done = 0;
 	unsigned int i;
 
-	rw(write, buf, len, off);	/* what is made on first use is not this row's */
+	rw(write, buf, len, off);	/* this row does not count the first use */
 	start = now();
 	do {
 		for (i = 0; i < batch; i++)
@@ -222,7 +222,7 @@ static void time_threads(void)
 	report("touch.four_threads", now() - start);
 }
 
-/* What may grow with the size of the memory. */
+/* Costs that may grow with the size of the memory. */
 static void growth(void)
 {
 	uint64_t backed = v.regions[USEMEM].backed, start, mmap_cost, touch_cost, value;
@@ -247,7 +247,7 @@ static void growth(void)
 	touch(p, backed, BLOCK);
 	touch_cost = now() - start;
 	report("touch.each_block", touch_cost);
-	/* A driver may map in mmap() or by fault: who uses the memory pays for both. */
+	/* A driver may map in mmap() or in faults. The user of the memory pays for both. */
 	report("map_and_touch.each_block", mmap_cost + touch_cost);
 
 	start = now();
@@ -263,8 +263,8 @@ static void growth(void)
 /* ---- a VMM */
 
 /*
- * What a guest's start costs by the size of usemem: type1's DMA map. 4 GiB stand for all, as
- * the cost is one of each page or block.
+ * The start of a guest costs type1's DMA map of usemem. 4 GiB stand for all, since the cost is for
+ * each page or block.
  */
 static void time_dma_map(void)
 {
@@ -359,7 +359,7 @@ static void time_guest(void)
 	munmap(code, BLOCK);
 }
 
-/* ---- by kernel function */
+/* ---- for each kernel function */
 
 #define PERIOD		10007	/* a prime, so that it does not keep step with an operation */
 #define RING_PAGES	64
@@ -442,7 +442,7 @@ static void drain(struct perf_event_mmap_page *ring)
 	__atomic_store_n(&ring->data_tail, tail, __ATOMIC_RELEASE);
 }
 
-/* An operation that is looked into, with what it needs first, and how often. */
+/* An operation to profile, the one that it needs first, and how often to do both. */
 struct operation {
 	const char *name;
 	void (*prepare)(void);
@@ -592,7 +592,7 @@ static void profiles(void)
 	memset(profile_buf, 0x5a, MIB(2));
 	for (i = 0; i < ARRAY_SIZE(operations); i++) {
 		if (operations[i].run != touch_block)
-			operations[i].run(0);	/* what is made on first use is not its own */
+			operations[i].run(0);	/* its cost does not include the first use */
 		sample(&operations[i]);
 	}
 }

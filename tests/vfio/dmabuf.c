@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The emulated BARs as dma-bufs, by which peer devices and iommufd can map them:
- * which parts of a BAR can be one, and that iommufd takes it.
+ * The emulated BARs as dma-bufs, which peer devices and iommufd can map: which parts of a BAR can
+ * be one, and that iommufd maps it.
  */
 #include "fixture.h"
 
@@ -19,7 +19,7 @@ FIXTURE(dmabuf)
 FIXTURE_SETUP(dmabuf)
 {
 	if (!core_has_dma_bufs())
-		SKIP(return, "the kernel has no VFIO_PCI_DMABUF, which is new in Linux 6.19");
+		SKIP(return, "the kernel has no DMABUF");
 	if (!open_device(_metadata, &self->v, &self->fd, BEST_MODE))
 		return;
 	ASSERT_EQ(0, enable_memory(self->fd));
@@ -71,7 +71,7 @@ TEST_F(dmabuf, ranges)
 	}
 }
 
-/* A BAR that the GPU does not have is no dma-buf either. */
+/* A BAR that the GPU does not have cannot be a dma-buf either. */
 TEST_F(dmabuf, other_bars)
 {
 	int fd = export_dmabuf(self->fd, 0, 0, PAGE);
@@ -84,7 +84,7 @@ TEST_F(dmabuf, other_bars)
 	EXPECT_EQ(-ENODEV, export_dmabuf(self->fd, 6, 0, PAGE));
 }
 
-/* It can be made, and outlive the device's fd, any number of times. */
+/* VFIO makes it any number of times, and it outlives the device's fd. */
 TEST_F(dmabuf, outlives_the_device)
 {
 	int i, fd;
@@ -129,7 +129,7 @@ static int map_file(const struct vfio *v, uint32_t ioas_id, int fd)
 	return ioctl(v->container, IOMMU_IOAS_MAP_FILE, &map) ? -errno : 0;
 }
 
-/* And unmap it: the bytes that were mapped. */
+/* Unmap it; returns the bytes that were mapped. */
 static uint64_t unmap_file(const struct vfio *v, uint32_t ioas_id)
 {
 	struct iommu_ioas_unmap unmap = {

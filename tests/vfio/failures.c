@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Each allocation, each user copy, and each call that the driver makes of the kernel fails
- * once, in probe, open and use: what was begun has to be undone, and the next attempt has to
- * work.
+ * Each allocation, each user copy, and each of the driver's calls into the kernel fails once, in
+ * probe, open and use. The driver has to undo what it began, and the next attempt has to work.
  *
  * The kernel's fault injection lets the Nth allocation or copy in this task fail, and
  * tests/modules/fail_calls.c the Nth call of a function. The device is the only one that
@@ -29,7 +28,7 @@ static const struct program program = {
 #define SYSFS		"/sys/bus/pci/drivers/nvgrace_gpu/"
 #define FAIL_NTH	"/proc/thread-self/fail-nth"
 
-/* More than any attempt can take: to end if it never succeeds. */
+/* No attempt takes so many: an attempt that needs more never succeeds. */
 #define MOST	2000
 
 static struct region regions[NR_REGIONS];
@@ -44,7 +43,7 @@ static void arm(int n)
 		exit(KSFT_FAIL);
 }
 
-/* Did it strike? Reading it is a user copy, too, and may be what is struck. */
+/* Was a fault injected? This read is itself a user copy, and may be the one that fails. */
 static bool disarm(void)
 {
 	char s[16] = "";
@@ -61,21 +60,7 @@ static bool device_has(const char *what)
 	return !access(device_path(path, sizeof(path), what), F_OK);
 }
 
-static int claims(void)
-{
-	FILE *f = fopen("/proc/iomem", "r");
-	char line[256];
-	int n = 0;
-
-	while (f && fgets(line, sizeof(line), f))
-		if (strstr(line, " : nvgrace_gpu\n"))
-			n++;
-	if (f)
-		fclose(f);
-	return n;
-}
-
-/* Entries of a directory, without those whose name begins as EXCEPT. */
+/* The number of entries in a directory, without EXCEPT. */
 static int entries(const char *path, const char *except)
 {
 	DIR *dir = opendir(path);
@@ -104,7 +89,7 @@ static bool is_bound(void)
 	return device_has("driver") && device_has("vfio-dev") && claims() == 2;
 }
 
-/* Its nodes: of the group, and of the device in a directory. */
+/* Does it have its nodes: of the group, and of the device in a directory? */
 static bool has_nodes(void)
 {
 	bool cdev = !vfio_mode_missing(IOMMUFD);
@@ -120,21 +105,9 @@ static bool nothing_is_bound(void)
 	       entries("/dev/vfio/devices", "") == 0;
 }
 
-/* The last reference to the powered device is gone when it is suspended. */
 static bool is_suspended(void)
 {
-	char path[PATH_MAX], status[16];
-
-	device_path(path, sizeof(path), "power/runtime_status");
-	return wait_until((read_line(path, status, sizeof(status)),
-			   !strcmp(status, "suspended")), 5000);
-}
-
-/* NULL if the kernel can let the Nth allocation fail, or why not. */
-static const char *no_fault_injection(void)
-{
-	return access(FAIL_NTH, F_OK) ?
-	       "no " FAIL_NTH ": the kernel has no FAULT_INJECTION" : NULL;
+	return wait_until(runtime_status_is("suspended"), 20000);
 }
 
 /* ------------------------------------------------------------------------ */
@@ -144,8 +117,8 @@ FIXTURE(probe) {
 
 FIXTURE_SETUP(probe)
 {
-	if (no_fault_injection())
-		SKIP(return, "%s", no_fault_injection());
+	if (!kernel_has("FAULT_INJECTION"))
+		SKIP(return, "the kernel has no FAULT_INJECTION");
 	nth_fd = open(FAIL_NTH, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(nth_fd, 0);
 	ASSERT_TRUE(nothing_is_bound());
@@ -182,7 +155,7 @@ TEST_F_TIMEOUT(probe, is_undone, 600)
 		ASSERT_TRUE(nothing_is_bound()) TH_LOG("attempt %d", n);
 	}
 	EXPECT_FALSE(struck);
-	/* As many as there are allocations in probe, not by accident. */
+	/* The probe allocates more often than that, and most of it is not optional. */
 	EXPECT_GT(failed, 10);
 	TH_LOG("%d points, %d of them fail the probe", n - 2, failed);
 }
@@ -198,8 +171,8 @@ VFIO_MODE_VARIANTS(device);
 
 FIXTURE_SETUP(device)
 {
-	if (no_fault_injection())
-		SKIP(return, "%s", no_fault_injection());
+	if (!kernel_has("FAULT_INJECTION"))
+		SKIP(return, "the kernel has no FAULT_INJECTION");
 	ASSERT_EQ(0, expected_regions(regions));
 	nth_fd = open(FAIL_NTH, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(nth_fd, 0);
@@ -247,8 +220,8 @@ TEST_F_TIMEOUT(device, open_is_undone, 600)
 }
 
 /*
- * What a user does of an open device. Each returns 0 or -errno, and undoes what
- * it did; 1 if something is wrong beside the failure.
+ * The uses of an open device. Each returns 0 or -errno, and undoes what it did; 1 if something
+ * is wrong beside the failure.
  */
 static int read_region(int fd)
 {
@@ -300,7 +273,7 @@ static int region_info(int fd)
 	return info->size != regions[USEMEM].size || !info->cap_offset;
 }
 
-/* A page fault that fails for want of memory is taken again by itself. */
+/* mm takes a page fault again that failed because there was no memory. */
 static int map_and_touch(int fd)
 {
 	volatile uint8_t *p;
@@ -386,7 +359,7 @@ static int device_info(int fd)
 	return ioctl(fd, VFIO_DEVICE_GET_INFO, &info) ? -errno : 0;
 }
 
-/* To where it is already, D0. */
+/* The power state that is written is the current one, D0. */
 static int write_power_state(int fd)
 {
 	unsigned int cap = config_find_cap(fd, PCI_CAP_ID_PM);
@@ -397,7 +370,7 @@ static int write_power_state(int fd)
 	return pwrite(fd, &value, 2, CONFIG + cap + PCI_PM_CTRL) == 2 ? 0 : -errno;
 }
 
-/* A reset, and the memory after it, whose readiness is not known. */
+/* After the reset the driver has to find out whether the memory is ready. */
 static int reset_and_read(int fd)
 {
 	uint64_t value;
@@ -429,7 +402,7 @@ static int reset_and_touch(int fd)
 	return sig ? -EFAULT : 0;
 }
 
-/* Asleep, or allowed to, it is resumed by the read. */
+/* The read resumes a GPU that is asleep, or may be. */
 static int low_power_and_read(int fd)
 {
 	uint64_t value;
@@ -468,7 +441,7 @@ static const struct use {
 	const char *name;
 	int (*use)(int fd);
 	bool (*possible)(void);
-	bool can_fail;		/* for want of memory, or by a bad buffer */
+	bool can_fail;		/* without memory, or with a bad buffer */
 } uses[] = {
 	{ "read", read_region, always, true },
 	{ "write", write_region, always, true },
@@ -491,7 +464,7 @@ static const struct use {
 	{ "dma-buf of BAR0", export_bar0, core_has_dma_bufs },
 };
 
-TEST_F_TIMEOUT(device, use_works_afterwards, 600)
+TEST_F_TIMEOUT(device, retry_after_failure, 600)
 {
 	unsigned int i;
 
@@ -538,9 +511,9 @@ TEST_F_TIMEOUT(device, use_works_afterwards, 600)
 #define RESTART		512
 
 /*
- * What the driver calls and may fail, with what a failed call returns, for fail_calls.c, and
- * the errors that may come of it. GOES_ON: the driver may do without. USE_GOES_ON: so it may,
- * but not in probe or open.
+ * The functions that the driver calls and that may fail: what a failed call returns, for
+ * fail_calls.c, and the errors that the driver may return then. GOES_ON: the driver may do
+ * without. USE_GOES_ON: so it may, but not in probe or open.
  */
 #define GOES_ON		(-1)
 #define USE_GOES_ON	(-2)
@@ -556,7 +529,7 @@ static const struct call {
 	{ "kstrtouint", "-22", { EINVAL } },
 	{ "_vfio_alloc_device", "-12", { ENOMEM } },
 	{ "vfio_pci_core_init_dev", "-12", { ENOMEM } },
-	/* By kernel: 6.12, 6.12 with lockdep, 7.3. */
+	/* The name depends on the kernel: 6.12, 6.12 with lockdep, 7.3. */
 	{ "init_srcu_struct", "-12", { ENOMEM } },
 	{ "__init_srcu_struct", "-12", { ENOMEM } },
 	{ "init_srcu_struct_generic", "-12", { ENOMEM } },
@@ -586,13 +559,13 @@ static const struct call {
 	{ "vfio_pci_core_get_dmabuf_phys", "-22", { EINVAL } },
 	{ "vfio_pci_core_fill_phys_vec", "-22", { EINVAL } },
 	{ "pcim_p2pdma_provider", "0", { EINVAL } },
-	/* A direct copy that ends early goes on by the stack. */
+	/* A direct copy that ends early goes on through a buffer on the stack. */
 	{ "__arch_copy_from_user", "left", { EFAULT, GOES_ON } },
 	{ "__arch_copy_to_user", "left", { EFAULT, GOES_ON } },
 	{ "memremap", "0", { ENOMEM } },
 	{ "__pm_runtime_resume", "-5", { EIO }, },
 	{ "mutex_lock_killable", "-4", { EINTR } },
-	/* What lockdep makes of it. */
+	/* The same function under lockdep. */
 	{ "mutex_lock_killable_nested", "-4", { EINTR } },
 	{ "down_read_trylock", "0", { GOES_ON } },
 	{ "down_read_interruptible", "-4", { RESTART, GOES_ON }, .with = "down_read_trylock" },
@@ -609,7 +582,7 @@ static const struct call {
 	  .untested = "the driver hands on what it returns; no stand-in has SR-IOV" },
 };
 
-/* The other symbols that the driver needs: what cannot fail, with the reason. */
+/* The other symbols that the driver needs cannot fail, each for a reason. */
 static const struct {
 	const char *names, *reason;
 } harmless[] = {
@@ -618,19 +591,19 @@ static const struct {
 	{ "acpi_format_exception",
 	  "log" },
 	{ "kfree put_device fput memunmap pci_iounmap pci_disable_device xa_destroy",
-	  "returns nothing, or what nobody needs" },
+	  "returns nothing, or a value that the driver does not need" },
 	{ "pci_release_selected_regions pci_unregister_driver cleanup_srcu_struct",
-	  "returns nothing, or what nobody needs" },
+	  "returns nothing, or a value that the driver does not need" },
 	{ "unregister_pfn_address_space unmap_mapping_range",
-	  "returns nothing, or what nobody needs" },
+	  "returns nothing, or a value that the driver does not need" },
 	{ "vfio_pci_core_close_device vfio_pci_core_disable",
-	  "returns nothing, or what nobody needs" },
+	  "returns nothing, or a value that the driver does not need" },
 	{ "vfio_pci_core_finish_enable vfio_pci_core_release_dev",
-	  "returns nothing, or what nobody needs" },
+	  "returns nothing, or a value that the driver does not need" },
 	{ "vfio_pci_core_unregister_device vfio_info_cap_shift __pm_runtime_idle",
-	  "returns nothing, or what nobody needs" },
+	  "returns nothing, or a value that the driver does not need" },
 	{ "debugfs_create_file* debugfs_create_dir",
-	  "returns nothing, or what nobody needs" },
+	  "returns nothing, or a value that the driver does not need" },
 	{ "up_read up_write down_read down_write mutex_lock mutex_lock_nested mutex_unlock",
 	  "locks, and sleeps" },
 	{ "__srcu_read_* synchronize_srcu_expedited mutex_trylock mutex_is_locked",
@@ -677,7 +650,7 @@ static const struct {
 	  "instrumentation" },
 };
 
-/* Of all tests, which are processes. */
+/* Counted in all tests, each of which is a process. */
 static struct tally {
 	unsigned long reached, failed, went_on;
 	int seen[MAX_ERRORS];
@@ -710,13 +683,13 @@ static void set_call(const char *name, const char *file, unsigned int value)
 		exit(KSFT_FAIL);
 }
 
-/* NULL if the driver's calls of the function can fail here, or why not. */
+/* Can the driver's calls of the function fail here? */
 static bool has_call(const struct call *call)
 {
 	return !call->untested && get_call(call->name, "calls") >= 0;
 }
 
-/* What a test does over and over: 0 or -errno, 1 if it has not come to its end well. */
+/* An operation that a test repeats: 0 or -errno, or 1 if it succeeds and its result is wrong. */
 struct operation {
 	const char *name;
 	int (*run)(void *arg);
@@ -724,10 +697,7 @@ struct operation {
 	bool (*undone)(void);	/* what holds after an operation that failed */
 };
 
-/*
- * Each call of CALL in the operation fails once. The text of what is wrong is in WRONG, or
- * that is empty.
- */
+/* Each call of CALL in the operation fails once. WRONG says what is wrong, or is empty. */
 static void sweep_call(const struct operation *op, const struct call *call, char *wrong)
 {
 	struct tally *tally = &tallies[call - calls];
@@ -737,7 +707,11 @@ static void sweep_call(const struct operation *op, const struct call *call, char
 	*wrong = 0;
 	if (!has_call(call))
 		return;
-	for (n = 1; !*wrong && n < MOST; n++) {
+	for (n = 1; !*wrong; n++) {
+		if (n == MOST) {
+			sprintf(wrong, "call %u fails, and there are more of them", n - 1);
+			break;
+		}
 		if (call->with) {
 			set_call(call->with, "last", 2);
 			set_call(call->with, "calls", 0);
@@ -888,15 +862,18 @@ FIXTURE_TEARDOWN(calls)
 		unbind_gpu();
 }
 
-/* The symbols are those of this build: one that nobody has thought about is a failure. */
+/* The symbols are those of this build. Each one must be in one of the tables above. */
 TEST_F(calls, undefined_symbols_are_known)
 {
-	FILE *f = fopen(getenv("UNDEFINED") ?: "/undefined", "re");
+	const char *name = getenv("UNDEFINED");
 	unsigned int i, fallible = 0, total = 0;
 	char symbol[128];
+	FILE *f;
 
-	if (!f)
-		SKIP(return, "UNDEFINED names no file");
+	if (!name)
+		SKIP(return, "UNDEFINED is not set");
+	f = fopen(name, "re");
+	ASSERT_NE(NULL, f) TH_LOG("%s: %s", name, strerror(errno));
 	while (fscanf(f, "%127s", symbol) == 1) {
 		bool known = false;
 
@@ -905,11 +882,11 @@ TEST_F(calls, undefined_symbols_are_known)
 			fallible += known;
 		}
 		for (i = 0; i < ARRAY_SIZE(harmless) && !known; i++) {
-			char names[1024], *rest = names, *name;
+			char names[1024], *rest = names, *pattern;
 
 			snprintf(names, sizeof(names), "%s", harmless[i].names);
-			while (!known && (name = strsep(&rest, " ")))
-				known = !fnmatch(name, symbol, 0);
+			while (!known && (pattern = strsep(&rest, " ")))
+				known = !fnmatch(pattern, symbol, 0);
 		}
 		EXPECT_TRUE(known) TH_LOG("%s: can it fail? Add it to calls[] or harmless[]",
 					  symbol);
@@ -927,7 +904,7 @@ TEST_F_TIMEOUT(calls, load_is_undone, 600)
 	const char *module = getenv("MODULE") ?: "/modules/nvgrace_gpu.ko";
 	char path[PATH_MAX];
 
-	/* It would bind what has its name there, and a probe that fails is no failed load. */
+	/* A load would bind the GPU with this override, and a failed probe fails no load. */
 	device_path(path, sizeof(path), "driver_override");
 	ASSERT_EQ(0, write_file(path, "\n"));
 	ASSERT_EQ(0, syscall(SYS_delete_module, "nvgrace_gpu", O_NONBLOCK));
@@ -951,7 +928,7 @@ TEST_F_TIMEOUT(calls, open_is_undone, 900)
 	EXPECT_EQ(0, sweep(_metadata, &op));
 }
 
-TEST_F_TIMEOUT(calls, use_works_afterwards, 1800)
+TEST_F_TIMEOUT(calls, retry_after_failure, 1800)
 {
 	struct vfio v;
 	unsigned int i;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Cases that people reported who pass such GPUs through: a GPU that is gone after a
- * reset, a VMM without privileges, direct I/O, and settings that change how mm faults.
+ * Cases reported by people who pass such GPUs through: a GPU that is gone after a reset, a VMM
+ * without privileges, direct I/O, and settings that change how mm faults.
  */
 #include <grp.h>
 #include <sys/prctl.h>
@@ -26,9 +26,7 @@ static const struct program program = {
 };
 
 #define VALUE		0x600df00d600df00dUL
-#define AT_ONCE_MS	10000
-/* The PCI core waits a minute for a GPU that it has reset, and it does that on close. */
-#define CLOSE_MS	100000
+#define IN_VAIN		"not ready after"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -48,8 +46,8 @@ FIXTURE_SETUP(gone)
 {
 	char path[PATH_MAX];
 
-	if (no_knobs())
-		SKIP(return, "%s", no_knobs());
+	if (!has_knobs())
+		SKIP(return, "this GPU is not a stand-in of gpu_standin.ko");
 	ASSERT_NE(NULL, realpath(device_path(path, sizeof(path), "driver"), self->driver));
 	ASSERT_TRUE(set_knob("ready_ms", 0));
 	if (!open_device(_metadata, &self->v, &self->fd, BEST_MODE))
@@ -87,6 +85,7 @@ TEST_F_TIMEOUT(gone, after_device_reset_close_and_bind_again, 300)
 {
 	struct access a = { .fd = self->fd, .off = self->v.regions[USEMEM].off, .p = self->map };
 	const int wants[] = { EIO, EIO, SIGBUS, SIGBUS };
+	int in_vain = log_says(IN_VAIN);
 	uint64_t value = VALUE;
 	uint32_t id;
 	long start;
@@ -97,26 +96,23 @@ TEST_F_TIMEOUT(gone, after_device_reset_close_and_bind_again, 300)
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_RESET));
 	ASSERT_TRUE(set_knob("gone", 1));
 
-	start = now_ms();
 	for (a.how = 0; a.how < NR_ACCESSES; a.how++) {
 		a.value = 0;
 		EXPECT_EQ(wants[a.how], do_access(&a)) TH_LOG("access %d", a.how);
 	}
 	ASSERT_EQ(4, pread(self->fd, &id, 4, CONFIG + PCI_COMMAND + 4));
 	EXPECT_EQ(~0U, id);
-	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
 	EXPECT_EQ(0, munmap(self->map, MIB(4)));
+	/* The PCI core waits a minute for a GPU that it has reset, and it resets it on close. */
 	start = now_ms();
 	vfio_close(&self->v);
 	TH_LOG("closing took %ld ms", now_ms() - start);
-	EXPECT_GT(CLOSE_MS, now_ms() - start);
 
-	start = now_ms();
 	EXPECT_EQ(0, write_driver(self, "unbind"));
 	EXPECT_FALSE(is_bound());
 	EXPECT_GT(0, write_driver(self, "bind"));
 	EXPECT_FALSE(is_bound());
-	EXPECT_GT(AT_ONCE_MS, now_ms() - start);
+	EXPECT_EQ(in_vain, log_says(IN_VAIN)) TH_LOG("something waited for the GPU");
 
 	ASSERT_TRUE(set_knob("gone", 0));
 	ASSERT_TRUE(set_knob("ready_ms", 0));
@@ -155,7 +151,7 @@ FIXTURE_SETUP(unprivileged)
 			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, self->was);
 
-	/* What an administrator does, by udev or by hand. */
+	/* An administrator does this, by hand or with udev. */
 	ASSERT_EQ(0, chown(self->node, NOBODY, NOBODY)) TH_LOG("%s", self->node);
 	if (variant->mode != TYPE1)
 		ASSERT_EQ(0, chown("/dev/iommu", NOBODY, NOBODY));
@@ -178,7 +174,7 @@ struct vmm {
 	enum vfio_mode mode;
 };
 
-/* Returns 0 if it came as far as to DMA-map; ->was has the rest. */
+/* Returns 0 if it could begin to DMA-map; ->was has the rest. */
 static int unprivileged_vmm(void *arg)
 {
 	const struct rlimit limit = { GUEST_RAM + ALLOWANCE, GUEST_RAM + ALLOWANCE };
@@ -203,8 +199,8 @@ static int unprivileged_vmm(void *arg)
 }
 
 /*
- * Device memory does not count as locked memory, so the guest's RAM and a little more
- * is enough, and the second VMM finds as much as the first.
+ * Device memory does not count as locked memory, so a limit a little above the guest's RAM is
+ * enough, and the second VMM may lock as much as the first.
  */
 TEST_F_TIMEOUT(unprivileged, memlock_of_guest_ram_is_enough_twice, 120)
 {
@@ -217,7 +213,7 @@ TEST_F_TIMEOUT(unprivileged, memlock_of_guest_ram_is_enough_twice, 120)
 			TH_LOG("VMM %d: open: %s", i, strerror(-self->was->opened));
 		}
 		EXPECT_EQ(0, self->was->ram) TH_LOG("VMM %d", i);
-		/* iommufd maps device memory by dma-buf only. */
+		/* iommufd maps device memory as dma-bufs only. */
 		EXPECT_EQ(variant->mode == TYPE1 ? 0 : -EFAULT, self->was->bar)
 			TH_LOG("VMM %d", i);
 		EXPECT_EQ(-ENOMEM, self->was->beyond) TH_LOG("VMM %d: no limit", i);
@@ -232,7 +228,7 @@ FIXTURE(file_io)
 {
 	struct vfio v;
 	int fd;
-	uint8_t *map;		/* IO_LEN of the region, behind as much of other memory */
+	uint8_t *map;		/* IO_LEN of the region, after as much of other memory */
 	uint8_t *want;
 	char tmpfs[64];
 };
@@ -303,7 +299,7 @@ TEST_F(file_io, direct_read_from_disk)
 	memset(before, 0x11, sizeof(before));
 	EXPECT_EQ(0, memcmp(before, self->map, sizeof(before)));
 
-	/* A buffer that begins in ordinary memory: the read ends where that does. */
+	/* If the buffer begins in ordinary memory, the read ends where that does. */
 	n = pread(fd, self->map - IO_LEN / 2, IO_LEN, 0);
 	EXPECT_TRUE(n == IO_LEN / 2 || (n == -1 && errno == EFAULT)) TH_LOG("%ld", n);
 	if (n > 0)
@@ -334,10 +330,8 @@ TEST_F(file_io, direct_io_on_tmpfs)
 	int fd;
 
 	if (statfs("/tmp", &fs) || fs.f_type != TMPFS_MAGIC)
-		SKIP(return, "/tmp is no tmpfs");
+		SKIP(return, "/tmp is not a tmpfs");
 	fd = open(self->tmpfs, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
-	if (fd < 0 && errno == EINVAL)
-		SKIP(return, "tmpfs does not take O_DIRECT: Linux 6.6 is the first");
 	ASSERT_LE(0, fd);
 	fill_random(self->map, IO_LEN, 3);
 	fill_random(self->want, IO_LEN, 3);
@@ -427,7 +421,7 @@ TEST_F(touch, with_nohugepage)
 	touch_all(_metadata, self, p, 12);
 }
 
-/* mm populates no device memory, and does not fail for that. */
+/* mm does not populate device memory, which is not an error. */
 TEST_F(touch, with_map_populate)
 {
 	void *p = map(self, MAP_POPULATE);
@@ -436,7 +430,7 @@ TEST_F(touch, with_map_populate)
 	touch_all(_metadata, self, p, 13);
 }
 
-/* Asked for by name it is refused. */
+/* mm refuses to populate it when a process asks for it by name. */
 TEST_F(touch, with_madvise_populate)
 {
 	void *p = map(self, 0);
@@ -454,7 +448,7 @@ TEST_F(touch, with_mlockall)
 	ASSERT_NE(MAP_FAILED, p);
 	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
 	touch_all(_metadata, self, p, 15);
-	/* A mapping that comes later, when each is locked from the beginning. */
+	/* mm locks a mapping that is made later from its beginning. */
 	p = map(self, 0);
 	ASSERT_NE(MAP_FAILED, p);
 	touch_all(_metadata, self, p, 16);

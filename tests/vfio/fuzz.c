@@ -11,7 +11,8 @@
  *		operation whether it succeeds or fails
  *	quiet	all workers at once, and nothing disturbs them: all has to succeed
  *	storm	all workers at once, and one more task that disturbs them in a few of those
- *		ways: an operation may fail as README.md allows, and what it returns is right
+ *		ways: an operation may fail as Documentation/access.rst allows, and what it
+ *		returns is right
  *
  * Each worker has slices of both regions and of BAR0 to itself, so that the model knows
  * each byte. One worker owns the BAR registers. Some workers are processes, which get
@@ -36,24 +37,27 @@
 #include "pattern.h"
 #include "slice.h"
 #include "task.h"
+#include "trouble.h"
 
 static const struct program program = {
 	.what = "every operation of a VFIO user at random, from many tasks, against a model",
 	.vars = {
-		{ "BDF", "PCI address of a stand-in of gpu_standin.ko", "0001:01:00.0" },
-		VAR_REGIONS, VAR_RESET,
-		{ "SEED", "of the one round to run, in place of ever new ones", "1234", true },
+		VAR_STANDIN, VAR_REGIONS, VAR_RESET,
+		{ "SEED", "of the one round to run", "1234", true },
+		{ "SEED_BASE", "the rounds' seeds follow from it; else they are random", "1234",
+		  true },
 		{ "FUZZ_SECONDS", "how long to begin rounds (SEED: one round; else 60)", "600",
 		  true },
 		{ "MBIND", "1 if mbind() with MPOL_MF_STRICT does not oops here", "1", true },
 	},
+	.standin = true,
 };
 
 /* The areas that workers have slices of: both regions, and BAR0. */
 enum { BAR0 = NR_REGIONS, NR_AREAS };
 
 enum {
-	UFFD_WORKER,		/* a thread; some of its buffers come by userfaultfd */
+	UFFD_WORKER,		/* a thread; userfaultfd brings some of its buffers */
 	BAR_OWNER = 4,		/* a thread; it alone writes the BAR registers */
 	NR_CROWD,
 	SOLO = NR_CROWD,	/* the main task, while the others wait */
@@ -74,11 +78,11 @@ enum {
 #define QUIET_OPS	60
 #define STORM_OPS	40
 
-/* Nothing waits longer than for a GPU that does not get ready, 30 s; and that is none. */
+/* No wait is longer than for a GPU that never gets ready, 30 s; and this GPU gets ready. */
 #define TOO_LONG_MS	20000
 #define HANGS_MS	60000
 
-/* What disturbs the workers in a storm. */
+/* Disturbances of the workers in a storm. */
 #define STORM_RESET	1
 #define STORM_D3	2
 #define STORM_MEMORY	4	/* off, also while the GPU is not known to be ready */
@@ -87,7 +91,7 @@ enum {
 
 enum want { MUST, MAY, MUST_NOT };
 
-/* What a page of a worker's arena maps. */
+/* What maps a page of a worker's arena? */
 struct mapped {
 	uint32_t page;		/* of the region */
 	uint8_t area;
@@ -104,7 +108,7 @@ struct worker {
 	pid_t child;		/* that it has forked for an operation */
 	pthread_t thread;
 	struct slice slices[NR_AREAS];
-	uint8_t *data;		/* what is being written */
+	uint8_t *data;		/* the bytes of a write that goes on */
 	uint8_t *got;
 	uint8_t *bad;		/* a page, one that can be read, and one that is not there */
 	uint8_t *fresh;		/* FRESH bytes of private memory, none of them there yet */
@@ -128,7 +132,7 @@ struct worker {
 #define FRESH		KIB(64)
 #define MAX_CANDIDATES	16
 
-/* What a BAR register can hold. */
+/* The values that a BAR register can hold. */
 struct bar {
 	unsigned int nr;
 	uint64_t values[MAX_CANDIDATES];
@@ -142,7 +146,7 @@ static struct fuzz {
 	unsigned int phase;
 	unsigned long target;	/* operations that each worker has done at the phase's end */
 	bool phase_over, round_over, failed;
-	long beat;		/* when the main task was last seen to go on */
+	long beat;		/* when the main task last went on */
 	bool group_fds;		/* a second fd can be had */
 	bool may_exec;
 	bool process_vm;	/* the kernel has process_vm_readv() */
@@ -264,7 +268,7 @@ static void refused(struct worker *w)
 	w->refused[w->what]++;
 }
 
-/* A system call on an area returned RET. True if it has done what it should. */
+/* A system call on an area returned RET. True if the model allows that. */
 static bool rw_succeeded(struct worker *w, unsigned int area, ssize_t ret, size_t len)
 {
 	enum want want = rw_want(w, area);
@@ -284,7 +288,7 @@ static bool rw_succeeded(struct worker *w, unsigned int area, ssize_t ret, size_
 	return false;
 }
 
-/* The same of loads and stores, by the signal that they took. */
+/* The same for loads and stores, which took the signal SIG, or none. */
 static bool touch_succeeded(struct worker *w, int sig)
 {
 	if (!sig && w->touch != MUST_NOT) {
@@ -301,7 +305,7 @@ static bool touch_succeeded(struct worker *w, int sig)
 	return false;
 }
 
-/* And of system calls for which the kernel loads from a mapping, or stores to it. */
+/* And for system calls in which the kernel loads from a mapping, or stores to it. */
 static bool copy_succeeded(struct worker *w, ssize_t ret, size_t len)
 {
 	if (ret == (ssize_t)len && w->touch != MUST_NOT) {
@@ -382,7 +386,7 @@ static void read_slice(struct worker *w, unsigned int area, size_t at, size_t le
 	if (rw_succeeded(w, area, pread(f->v.device, buf, len, offset_of(w, area, at)), len))
 		must_read(w, area, at, buf, len);
 	if (buf[len] != guard)
-		broken(w, "a read of %zu bytes stored behind its buffer", len);
+		broken(w, "a read of %zu bytes stored after its buffer", len);
 }
 
 static void write_slice(struct worker *w, unsigned int area, size_t at, const uint8_t *buf,
@@ -409,7 +413,7 @@ static void op_write(struct worker *w)
 	write_slice(w, area, at, begin_write(w, area, at, len), len);
 }
 
-/* Of the size of a register, and aligned to it. */
+/* One access of a register's size, aligned to it. */
 static void op_word(struct worker *w)
 {
 	unsigned int area = draw_region(w);
@@ -431,7 +435,7 @@ static void op_bar0(struct worker *w)
 		read_slice(w, BAR0, at, len, w->got);
 	else
 		write_slice(w, BAR0, at, begin_write(w, BAR0, at, len), len);
-	/* What a reset takes away, or drops. */
+	/* Bytes that a reset may take away, or drop. */
 	if (w->bar0 == MAY)
 		slice_forget(&w->slices[BAR0]);
 }
@@ -456,7 +460,7 @@ static void op_vector(struct worker *w)
 	else
 		ret = preadv(f->v.device, iov, 3, offset_of(w, area, at));
 
-	/* Each piece is a call of its own, and a disturbance can come between. */
+	/* Each piece is a call of its own, and a disturbance can come in between. */
 	if (w->rw == MAY && (ret == (ssize_t)cut[0] || ret == (ssize_t)cut[1])) {
 		if (write)
 			slice_perhaps_written(&w->slices[area]);
@@ -474,7 +478,7 @@ static void op_vector(struct worker *w)
 	}
 }
 
-/* The hole and what is beyond it are no memory: the state of the GPU has no effect. */
+/* The hole and the offsets beyond it are not memory, so the state of the GPU has no effect. */
 static void op_hole(struct worker *w)
 {
 	const struct region *r = &f->v.regions[draw_region(w)];
@@ -525,16 +529,16 @@ static void op_edge(struct worker *w)
 	unsigned int area = draw_region(w);
 	const struct region *r = &f->v.regions[area];
 	struct slice *s = &w->slices[area];
-	size_t before = 1 + below(w, 9000), behind = 1 + below(w, 9000), len, count;
+	size_t before = 1 + below(w, 9000), after = 1 + below(w, 9000), len, count;
 	bool mine = s->pos + s->len == r->backed;
 	size_t at = s->len - before;
 	ssize_t ret;
 
-	/* Beyond the BAR nothing is done. */
-	len = before + behind;
-	if (behind > r->size - r->backed)
-		behind = r->size - r->backed;
-	count = before + behind;
+	/* A request beyond the BAR has no effect. */
+	len = before + after;
+	if (after > r->size - r->backed)
+		after = r->size - r->backed;
+	count = before + after;
 
 	if (mine && one_in(w, 2)) {
 		const uint8_t *data = begin_write(w, area, at, len);
@@ -550,12 +554,11 @@ static void op_edge(struct worker *w)
 		return;
 	if (mine)
 		must_read(w, area, at, w->got, before);
-	must_be_ones(w, w->got + before, behind);
+	must_be_ones(w, w->got + before, after);
 }
 
 /*
- * The first bytes of the buffer are good, and the rest is not. The state of the GPU may be
- * found out first.
+ * The first bytes of the buffer are good, and the rest is not. The driver may poll the GPU first.
  */
 static void op_bad_buffer(struct worker *w)
 {
@@ -572,7 +575,7 @@ static void op_bad_buffer(struct worker *w)
 		buf = w->bad + max - good;
 
 	if (write) {
-		/* What is good holds zeroes. */
+		/* The good bytes hold zeroes. */
 		memset(w->data, 0, len);
 		slice_begin(&w->slices[area], at, w->data, good);
 		ret = pwrite(f->v.device, buf, len, offset_of(w, area, at));
@@ -629,7 +632,7 @@ static size_t arena_pages(void)
 	return 4 * BLOCK / PAGE;
 }
 
-/* Nobody else maps anything at an address of their own choice, so holes stay free. */
+/* Nothing else maps at an address of its own choice, so holes stay free. */
 static void reserve_again(struct worker *w, size_t page, size_t nr)
 {
 	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
@@ -652,8 +655,8 @@ static unsigned int draw_prot(struct worker *w)
 }
 
 /*
- * Map a part of the slice, or the slice and what is around it; where blocks fit, or where
- * they do not.
+ * Map a part of the slice, or the slice and its surroundings; where blocks fit, or where they do
+ * not.
  */
 static void map_slice(struct worker *w, unsigned int area, unsigned int prot)
 {
@@ -810,10 +813,10 @@ static void op_mremap(struct worker *w)
 	p = mremap(w->arena + at * PAGE, nr * PAGE, keep * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
 		   w->arena + to * PAGE);
 	if (p == MAP_FAILED) {
-		/* mm may have split the mapping; and has removed what was at TO. */
+		/* mm may have split the mapping, and has removed the one at TO. */
 		if (errno != EFAULT || nr == 1)
 			broken(w, "mremap of %zu pages: %s", nr, strerror(errno));
-		/* It may have moved some, and may have cut what it did not move. */
+		/* It may have moved some, and may have cut the rest. */
 		reserve_again(w, at, nr);
 		reserve_again(w, to, keep);
 		return;
@@ -823,7 +826,7 @@ static void op_mremap(struct worker *w)
 	done(w);
 }
 
-/* Whatever the kernel says, it changes neither what is mapped nor what is in it. */
+/* Whatever the kernel returns, it changes neither the mappings nor their contents. */
 static void op_madvise(struct worker *w)
 {
 	static const int advice[] = {
@@ -867,7 +870,7 @@ static void op_mlock(struct worker *w)
 		ret = mlock2(p, nr * PAGE, MLOCK_ONFAULT);
 		break;
 	case 2:
-		/* Whatever it says. */
+		/* Whatever it returns. */
 		ret = 0;
 		msync(p, nr * PAGE, below(w, 8));
 		break;
@@ -1014,7 +1017,7 @@ static void op_store(struct worker *w)
 		store(w, area, at, p, len);
 }
 
-/* What is not mapped, or not so, takes SIGSEGV whatever the state of the GPU. */
+/* An access takes SIGSEGV, whatever the state of the GPU, where no mapping allows it. */
 static void op_denied(struct worker *w)
 {
 	size_t page = below(w, arena_pages());
@@ -1039,14 +1042,14 @@ static void op_denied(struct worker *w)
 		broken(w, "signal %d of a page with protection %u", sig, prot);
 }
 
-/* An instruction is written, and called. */
+/* Write an instruction, and call it. */
 static void call(uint32_t *p)
 {
 	__builtin___clear_cache((char *)p, (char *)(p + 1));
 	((void (*)(void))p)();
 }
 
-/* Only of usemem: arm64 maps Normal-NC memory, as resmem is, not executable. */
+/* This is for usemem only: arm64 does not map Normal-NC memory, such as resmem, executable. */
 static void op_exec(struct worker *w)
 {
 	static const uint32_t ret_instruction = 0xd65f03c0;
@@ -1183,7 +1186,7 @@ static void op_file(struct worker *w)
 	end_write(w, area, copy_succeeded(w, pread(w->file, p, len, 0), len), w->touch);
 }
 
-/* Another process's memory is read into the mapping. */
+/* Read another process's memory into the mapping. */
 static void op_process_vm(struct worker *w)
 {
 	unsigned int area = draw_region(w);
@@ -1211,7 +1214,7 @@ static void op_process_vm(struct worker *w)
 		must_read(w, area, at, w->got, len);
 }
 
-/* What needs a struct page of the mapping has to fail, in each state of the GPU. */
+/* A system call that needs a struct page of the mapping has to fail, in each state of the GPU. */
 static void op_no_page(struct worker *w)
 {
 	unsigned int area = draw_region(w);
@@ -1362,7 +1365,7 @@ static bool is_fixed(unsigned int pos)
 	       pos == 0x34;
 }
 
-/* Compare what was read from POS on with what the register can hold. */
+/* Compare bytes that were read from POS on with those that the register can hold. */
 static bool bar_matches(uint64_t value, unsigned int reg, unsigned int pos, const uint8_t *got,
 			size_t len)
 {
@@ -1612,10 +1615,10 @@ static void op_dma(struct worker *w)
 		return;
 	}
 	ret = dma_map(&f->v, w->arena + at * PAGE, i * PAGE, iova_of(w));
-	/* iommufd does not map device memory by its address. */
+	/* iommufd does not map device memory that is named by its address. */
 	if (f->v.mode != TYPE1) {
 		if (ret != -EFAULT && ret != -EINVAL)
-			broken(w, "DMA of the region by iommufd: %s", strerror(-ret));
+			broken(w, "DMA of the region over iommufd: %s", strerror(-ret));
 		else
 			done(w);
 		return;
@@ -1726,7 +1729,7 @@ static void run_op(struct worker *w)
 	w->op++;
 }
 
-/* ---- what disturbs the workers */
+/* ---- disturbances */
 
 enum { RESET_IOCTL, RESET_GUEST, RESET_SYSFS, RESET_BUS, NR_RESETS };
 
@@ -1884,7 +1887,7 @@ static void start_worker(struct worker *w)
 		w->pid = start_child(worker_process, w);
 }
 
-/* A process died in the midst of an operation; another one takes its place. */
+/* A process died in the middle of an operation. Another one takes its place. */
 static void replace(struct worker *w, int end)
 {
 	unsigned int area;
@@ -1975,7 +1978,7 @@ static void crowd(unsigned int storm, unsigned int nr_ops)
 	f->storm = 0;
 }
 
-/* ---- solo: what the GPU's state is, so that each outcome is known */
+/* ---- solo: the GPU's state is known, and so is each outcome */
 
 static struct {
 	unsigned int power;	/* 0 or 3 */
@@ -2013,11 +2016,11 @@ static void gpu_was_reset(void)
 	slice_forget(&f->workers[SOLO].slices[BAR0]);
 }
 
-/* Change the state of the GPU. Returns what was done if that zaps the mappings, or NULL. */
+/* Change the state of the GPU. Returns the name of a change that zaps the mappings, or NULL. */
 static const char *change_gpu(struct worker *w)
 {
 	static const char * const resets[] = {
-		"VFIO_DEVICE_RESET", "the guest's FLR", "a reset by sysfs", "a hot reset",
+		"VFIO_DEVICE_RESET", "the guest's FLR", "a reset from sysfs", "a hot reset",
 	};
 	unsigned int how;
 	int err;
@@ -2067,7 +2070,7 @@ static const char *change_gpu(struct worker *w)
 	}
 }
 
-/* What the last operation has shown of the driver's state. */
+/* Learn the driver's state from the last operation. */
 static void learn(struct worker *w)
 {
 	if (w->passed) {
@@ -2089,7 +2092,7 @@ static long my_faults(void)
 	return usage.ru_minflt + usage.ru_majflt;
 }
 
-/* With a page mapped before: it is gone, and comes back if the GPU lets it. */
+/* A page that was mapped before is gone, and a fault maps it again if the GPU's state allows. */
 static void change_gpu_under_mapping(struct worker *w)
 {
 	unsigned int area = draw_region(w);
@@ -2143,7 +2146,7 @@ static void solo(unsigned int nr_ops)
 			broken(w, "took %ld ms", now_ms() - start);
 		}
 	}
-	/* As the workers need it. */
+	/* Leave the GPU as the workers need it. */
 	set_knob("ready_ms", 0);
 	if (gpu.low)
 		allow_low_power(f->v.device, false);
@@ -2158,7 +2161,7 @@ static void solo(unsigned int nr_ops)
 
 /* ---- a round */
 
-/* Where a slice of LEN bytes is: at what the driver treats in its own way, or anywhere. */
+/* Place a slice of LEN bytes: at an edge that the driver treats in its own way, or anywhere. */
 static uint64_t draw_pos(struct worker *w, unsigned int area, size_t len, bool at_end)
 {
 	const uint64_t backed = f->v.regions[area].backed;
@@ -2170,7 +2173,7 @@ static uint64_t draw_pos(struct worker *w, unsigned int area, size_t len, bool a
 	case 0:
 		pos = 0;
 		break;
-	case 1:		/* across what the driver maps into the kernel in one piece */
+	case 1:		/* across two mappings of the driver's in the kernel */
 		pos = GIB(1) * (1 + below(w, backed / GIB(1))) - len / 2 - below(w, 5000);
 		break;
 	case 2:
@@ -2365,7 +2368,7 @@ static void end_workers(void)
 	for (i = 0; i < NR_CROWD; i++) {
 		struct worker *w = &f->workers[i];
 
-		/* If one hangs, the others may wait for it. */
+		/* If one worker hangs, others may wait for it. */
 		if (!IS_PROCESS(i) && !f->failed)
 			pthread_join(w->thread, NULL);
 		else if (IS_PROCESS(i) && w->pid)
@@ -2390,7 +2393,7 @@ static void run_round(uint64_t seed)
 	beat();
 	if (!open_round())
 		return;
-	/* What the last VFIO user left in the memory, and what not in the registers. */
+	/* The last VFIO user's bytes are in the memory still, and not in the registers. */
 	if (again)
 		verify_slices(", after close and open");
 	again = true;
@@ -2466,13 +2469,13 @@ static void *bring_pages(void *arg)
 		zero.range.start = msg.arg.pagefault.address & -PAGE;
 		while (ioctl(fd, UFFDIO_ZEROPAGE, &zero) && errno == EAGAIN)
 			;
-		/* Also if the page had come before. */
+		/* Wake it also if the page had come before. */
 		ioctl(fd, UFFDIO_WAKE, &zero.range);
 	}
 	return NULL;
 }
 
-/* Leaves ->late NULL if this kernel cannot. */
+/* ->late stays NULL if this kernel has no userfaultfd. */
 static void set_up_userfaultfd(struct worker *w)
 {
 	struct uffdio_register reg = { .range.len = FRESH, .mode = UFFDIO_REGISTER_MODE_MISSING };
@@ -2536,23 +2539,17 @@ static bool set_up(void)
 	       !sigaction(SIGUSR1, &sa, NULL) && !prctl(PR_SET_CHILD_SUBREAPER, 1);
 }
 
-/* The first new line of the kernel's log that says that something is wrong, or NULL. */
+/* The first new report in the kernel log, or NULL. */
 static const char *complaint(int kmsg)
 {
-	static const char * const words[] = {
-		"WARNING:", "BUG:", "BUG at", "Oops", "KASAN", "UBSAN", "possible circular",
-		"suspicious RCU", "Unable to handle", "ad page", "blocked for more",
-	};
 	static char record[1024];
-	unsigned int i;
 	ssize_t len;
 
 	while ((len = read(kmsg, record, sizeof(record) - 1)) > 0 || errno == EPIPE) {
 		record[len < 0 ? 0 : len] = 0;
 		record[strcspn(record, "\n")] = 0;
-		for (i = 0; i < ARRAY_SIZE(words); i++)
-			if (strstr(record, words[i]))
-				return record;
+		if (is_trouble(record))
+			return record;
 	}
 	return NULL;
 }
@@ -2571,7 +2568,7 @@ static void print_counts(long seconds)
 		}
 		total += done + refused;
 		printf("# %-14s %7lu done %6lu refused\n", ops[i].name, done, refused);
-		/* One that is never done tests nothing. */
+		/* An operation that is never done tests nothing. */
 		if (!done && !ops[i].optional && f->rounds > 2)
 			broken(NULL, "%s was never done", ops[i].name);
 	}
@@ -2586,8 +2583,6 @@ FIXTURE(fuzz)
 
 FIXTURE_SETUP(fuzz)
 {
-	if (no_knobs())
-		SKIP(return, "%s", no_knobs());
 	ASSERT_TRUE(set_up());
 	self->kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	ASSERT_LE(0, self->kmsg);
@@ -2600,18 +2595,31 @@ FIXTURE_TEARDOWN(fuzz)
 	set_knob("ready", 1);
 }
 
-/* As long as a day. */
+/* The seed of round NR: the same in each run with SEED or SEED_BASE. */
+static uint32_t seed_of(unsigned int nr)
+{
+	const char *fixed = getenv("SEED"), *base = getenv("SEED_BASE");
+	uint32_t seed;
+
+	if (fixed)
+		return strtoul(fixed, NULL, 0);
+	if (base)
+		return pattern(0, (strtoull(base, NULL, 0) << 32) + nr);
+	if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
+		exit(KSFT_FAIL);
+	return seed;
+}
+
+/* The limit is a day. */
 TEST_F_TIMEOUT(fuzz, rounds, 90000)
 {
-	const char *fixed = getenv("SEED"), *seconds = getenv("FUZZ_SECONDS"), *said;
-	long start = now_ms(), limit = 1000 * atol(seconds ?: fixed ? "0" : "60");
-	uint32_t seed = 0;
+	const char *seconds = getenv("FUZZ_SECONDS"), *said;
+	long start = now_ms(), limit = 1000 * atol(seconds ?: getenv("SEED") ? "0" : "60");
+	unsigned int nr = 0;
+	uint32_t seed;
 
 	do {
-		if (fixed)
-			seed = strtoul(fixed, NULL, 0);
-		else
-			ASSERT_EQ(sizeof(seed), getrandom(&seed, sizeof(seed), 0));
+		seed = seed_of(nr++);
 		printf("# %ld s: SEED=%u, %s\n", (now_ms() - start) / 1000, seed,
 		       vfio_mode_name(mode_of(seed)));
 		fflush(stdout);

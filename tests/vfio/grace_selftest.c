@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Check a machine: which memory type has the GPU's memory in a guest of this host?
+ * Check a machine: what memory type does a guest of this host get for the GPU's memory?
  *
- * For people with a Grace machine, so it needs only the PCI address of a GPU that is bound
- * to a VFIO driver. It finds the regions by what VFIO says of the BARs, makes a VM with
- * one vCPU, and has that try what software does to memory. The guest's own page table
- * maps usemem Normal Write-Back, and resmem Normal Non-Cacheable: what fails then,
- * fails by KVM's page table.
+ * This is for people with a Grace machine, so it needs only the PCI address of a GPU that is
+ * bound to a VFIO driver. It finds the regions through VFIO, makes a VM with one vCPU, and has
+ * that try the operations of software on memory. The guest's own page table maps usemem Normal
+ * Write-Back, and resmem Normal Non-Cacheable, so a failure comes from KVM's page table.
  *
  * Opening the device resets the GPU. The guest writes to the first 2 MiB of each region.
  */
@@ -35,7 +34,7 @@
 #define TABLE		KIB(64)		/* offsets in the code's memslot */
 #define STACK_END	KIB(256)
 
-/* ---- what the guest runs */
+/* ---- the guest's code */
 
 enum { WORKS, WRONG_DATA, NEVER_STORES };
 
@@ -122,7 +121,7 @@ static GUEST uint64_t unaligned_atomics(uint8_t *start)
 	return !old && p[0] == 7UL << 32 ? WORKS : WRONG_DATA;
 }
 
-/* Where there is no monitor for it the store may fail forever. */
+/* Without a monitor for this memory the store may fail forever. */
 static GUEST uint64_t exclusives(uint8_t *start)
 {
 	volatile uint64_t *p = (void *)start;
@@ -139,7 +138,7 @@ static GUEST uint64_t exclusives(uint8_t *start)
 	return old == 40 && *p == 42 ? WORKS : WRONG_DATA;
 }
 
-/* What the host has in its caches, if the guest's type is another. */
+/* Read bytes that the host has in its caches. A guest with another type bypasses those. */
 #define SHARED_WORDS	8192
 #define SHARED_WORD(i)	(0x9e3779b97f4a7c15 * ((i) + 1))
 
@@ -156,7 +155,7 @@ static GUEST uint64_t shared(uint8_t *start)
 	return WORKS;
 }
 
-/* ---- what the host does before and after */
+/* ---- the host, before and after */
 
 static void fill_shared(void *start)
 {
@@ -190,7 +189,7 @@ static void put_code(void *start)
 
 static const struct probe {
 	const char *name;
-	uint64_t (*in_guest)(uint8_t *p);	/* NULL: call what is in the memory */
+	uint64_t (*in_guest)(uint8_t *p);	/* NULL: call the function in the memory */
 	void (*before)(void *p);
 	bool (*after)(void *p);
 	unsigned long hwcap;			/* that it takes */
@@ -220,7 +219,7 @@ struct machine {
 	bool fwb, dic;
 };
 
-/* Each reason says what to do. */
+/* Each reason names a remedy. */
 #define cannot(fmt, ...)						\
 	do {								\
 		fprintf(stderr, "grace_selftest: " fmt "\nnot tested\n",	\
@@ -241,7 +240,7 @@ static void find_device(const char *arg)
 	if (readlink(device_path(path, sizeof(path), "driver"), driver, sizeof(driver) - 1) < 0)
 		cannot("%s is bound to no driver; bind it to nvgrace_gpu", bdf);
 	if (access(device_path(path, sizeof(path), "vfio-dev"), F_OK))
-		cannot("%s is bound to %s, which is no VFIO driver; bind it to nvgrace_gpu",
+		cannot("%s is bound to %s, which is not a VFIO driver; bind it to nvgrace_gpu",
 		       bdf, basename(driver));
 	printf("%s, bound to %s\n", bdf, basename(driver));
 }
@@ -371,7 +370,7 @@ enum { WB, NC, DEVICE };
 /* 39 bits, pages of 4 KiB, walks inner shareable and Write-Back, TTBR0 only, a PA of 40 bits. */
 #define TCR		(25UL | 1UL << 8 | 1UL << 10 | 3UL << 12 | 1UL << 23 | 2UL << 32)
 
-/* What is RES1; the MMU and caches on; alignment is not checked. */
+/* The RES1 bits; the MMU and caches on; alignment is not checked. */
 #define SCTLR		(0x30d00800UL | 1UL << 12 | 1UL << 2 | 1UL << 0)
 
 /* A block of 1 GiB: inner shareable, accessed, EL1 may do all. */
@@ -429,7 +428,7 @@ static void open_vm(struct machine *m)
 			    KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED) == 1;
 }
 
-/* What an exception of the guest means, for people. */
+/* Explain an exception of the guest to people. */
 static void describe_abort(char *what, size_t len, uint64_t esr)
 {
 	static const struct {
@@ -457,7 +456,7 @@ static void on_alarm(int sig)
 {
 }
 
-/* True if it works, else what happened is in WHAT. */
+/* True if it works, else WHAT says what happened. */
 static bool run_probe(struct machine *m, const struct probe *probe, void *hva, uint64_t gpa,
 		      char *what, size_t len)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Hold the device open, with both regions mapped and touched, until a signal ends it: for
- * what an administrator does to a GPU that a VMM uses.
+ * Hold the device open, with both regions mapped and touched, until a signal ends it. An
+ * administrator meanwhile works with the GPU, which is in use.
  */
 #include "fault.h"
 #include "program.h"

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What hostile firmware says, variant by variant of tests/rig/hostile: the errno of the bind,
- * each line of the driver in the log, and what the driver claims. Beside the GPU that firmware
- * lies about, a VFIO user works with another one.
+ * Hostile firmware, variant by variant of tests/rig/hostile: the errno of the bind, each line of
+ * the driver in the log, and the driver's claims. Beside the GPU that firmware lies about, a VFIO
+ * user works with another one.
  */
 #include "fixture.h"
 #include "knobs.h"
+#include "trouble.h"
 
 static const struct program program = {
 	.what = "binding a GPU fails as it should, whatever firmware says of it",
@@ -33,7 +34,7 @@ static char good_bdf[32];
 static int kmsg = -1;
 static bool host_is_ill;
 
-/* The lines that the driver has written about BDF since the last call, by tabs. */
+/* The lines that the driver has written about BDF since the last call, with tabs between. */
 static void read_log(const char *bdf, char *said)
 {
 	static const char * const others[] = {
@@ -59,8 +60,7 @@ static void read_log(const char *bdf, char *said)
 		end = strchr(text, '\n');
 		if (end)
 			*end = 0;
-		host_is_ill |= strstr(text, "WARNING:") || strstr(text, "BUG") ||
-			       strstr(text, "Oops") || strstr(text, "Call trace");
+		host_is_ill |= is_trouble(text);
 		if (strncmp(text, mark, strlen(mark)))
 			continue;
 		text += strlen(mark);
@@ -76,7 +76,7 @@ static void read_log(const char *bdf, char *said)
 	}
 }
 
-/* Does iomem have these claims, START-END with commas between, beside those of before? */
+/* Does iomem have these claims, START-END with commas between, besides those of BEFORE? */
 static bool has_claims(const char *before, const char *claims)
 {
 	static char now[MAX_IOMEM];
@@ -100,7 +100,7 @@ static bool has_claims(const char *before, const char *claims)
 	return strlen(now) >= len + more && strlen(now) <= len + more + 16;
 }
 
-/* LINES of the oracle may have a * in it, for what an address or a kernel's words are. */
+/* LINES of the oracle may have a * in place of an address or of a kernel's words. */
 static bool log_matches(const char *lines, const char *said)
 {
 	for (; *lines && *lines != '*'; lines++, said++)
@@ -143,7 +143,7 @@ static bool is_bound(void)
 
 #define SYSFS	"/sys/bus/pci/drivers/nvgrace_gpu/"
 
-/* NULL if the variant has come to what it should, or what is wrong with that. */
+/* NULL if the variant ends as the table says, or what is wrong. */
 static const char *try_variant(const struct variant *v, const char *before, char *said)
 {
 	bool standin = strchr("HB", v->gpu[0]);
@@ -206,7 +206,7 @@ FIXTURE_SETUP(firmware)
 	lseek(kmsg, 0, SEEK_END);
 }
 
-/* Whatever the test came to, the stand-ins are as they were. */
+/* However the test ended, the stand-ins are as they were. */
 FIXTURE_TEARDOWN(firmware)
 {
 	static const char * const standins[] = { "GPU_H", "GPU_B" };
@@ -231,7 +231,7 @@ static bool other_works(const FIXTURE_DATA(firmware) * self, uint64_t value)
 	       pread(self->fd, &got, 8, self->v.regions[RESMEM].off) == 8 && got == value;
 }
 
-TEST_F_TIMEOUT(firmware, is_refused, 1800)
+TEST_F_TIMEOUT(firmware, as_the_table_says, 1800)
 {
 	static char before[MAX_IOMEM], said[MAX_LOG];
 	unsigned long nr = 0, bound = 0, failed = 0, by_errno[134] = {};

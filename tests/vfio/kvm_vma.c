@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What KVM makes of the mapping under a memslot, without QEMU: when the memslot
- * is made, moved or has its flags changed, and when the VMM swaps the mapping
- * under a memslot that lives.
+ * KVM and the mapping under a memslot, without QEMU: the memslot is made or moved, its flags
+ * change, or the VMM swaps the mapping under it.
  *
- * The GPU has a BAR0 of its own. PFNMAP says what this host has to do with cacheable
- * device memory: "map" it, "refuse" it, or "device", which is what an unpatched 6.12
- * does. With "mte" the VM has MTE, and mte_vm is the test to run.
+ * The GPU has a BAR0 of its own. PFNMAP says how KVM on this host has to treat cacheable
+ * device memory: "map" it, "refuse" it, or "device", as an unpatched 6.12 does. With "mte"
+ * the VM has MTE, and mte_vm is the test to run.
  *
- * KVM says whose this is: "6.12" as it comes, 6.12 with the "series", or the
- * "newest". Only the series refuses copy-on-write device memory and looks at the
- * entry of a mapping, where the newest goes by the VMA.
+ * The variable KVM names the kernel: "6.12" as packaged, 6.12 with the "series", or the
+ * "newest". Only the series refuses copy-on-write device memory and checks the entry of a
+ * mapping, where the newest checks the VMA.
  */
 #include <linux/udmabuf.h>
 #include <pthread.h>
@@ -20,7 +19,7 @@
 #include "kvm.h"
 
 static const struct program program = {
-	.what = "what KVM makes of the mapping under a memslot",
+	.what = "KVM and the mapping under a memslot",
 	.vars = {
 		VAR_BDF, VAR_REGIONS,
 		{ "PFNMAP", "cacheable device memory: map, refuse, device; or mte", "map" },
@@ -28,10 +27,10 @@ static const struct program program = {
 	},
 };
 
-/* A memslot: what mixedmap.ko has of each kind. A block where pages are of 4 KiB. */
+/* The size of a memslot, and of each kind in mixedmap.ko: a block where pages are of 4 KiB. */
 #define SLOT		MIB(2)
 
-#define CODE_GPA	0x40000000UL	/* memslot 0: what the vCPU runs */
+#define CODE_GPA	0x40000000UL	/* memslot 0: code for the vCPU */
 #define DATA_GPA	0x80000000UL	/* memslot 1: the mapping under test */
 #define MOVED_GPA	0xc0000000UL
 #define DONE_GPA	0x10000000UL	/* not there: a store ends the run */
@@ -77,7 +76,7 @@ FIXTURE(vma)
 	void *code, *data;
 };
 
-/* A routine: what it does with [x1], then the result in x0 to DONE_GPA in x2. */
+/* A routine uses [x1], and stores its result, x0, to DONE_GPA in x2. */
 static void put(void *code, unsigned int at, uint32_t a, uint32_t b)
 {
 	const uint32_t text[] = { a, b, 0xf9000040 /* str x0, [x2] */, 0x14000000 };
@@ -85,7 +84,7 @@ static void put(void *code, unsigned int at, uint32_t a, uint32_t b)
 	memcpy(code + at, text, sizeof(text));
 }
 
-/* What the guest writes to DONE_GPA is the value that it spun for. */
+/* The guest spins for a value, and then writes that to DONE_GPA. */
 static void put_spin(void *code)
 {
 	const uint32_t text[] = {
@@ -101,7 +100,7 @@ static int set_slot(const struct vm *vm, unsigned int slot, uint64_t gpa, void *
 	return vm_set_slot(vm, slot, gpa, hva, hva ? SLOT : 0, flags);
 }
 
-/* Where the vCPU begins, and with what in its first registers. */
+/* Set where the vCPU begins, and its first registers. */
 static void set_regs(struct __test_metadata *_metadata, const struct vm *vm,
 		     unsigned int routine, uint64_t x0, uint64_t x1)
 {
@@ -119,8 +118,8 @@ FIXTURE_SETUP(vma)
 	uint16_t command = PCI_COMMAND_MEMORY;
 	void *p;
 
-	if (access("/dev/kvm", F_OK))
-		SKIP(return, "no /dev/kvm: the kernel has no KVM, or the CPU no EL2");
+	ASSERT_EQ(0, access("/dev/kvm", F_OK))
+		TH_LOG("no /dev/kvm: the kernel has no KVM, or the CPU no EL2");
 	if (!open_device(_metadata, &self->v, &self->fd, BEST_MODE))
 		return;
 	ASSERT_EQ(2, pwrite(self->fd, &command, 2, CONFIG + PCI_COMMAND));
@@ -170,7 +169,7 @@ static int open_udmabuf(struct __test_metadata *_metadata)
 	return fd;
 }
 
-/* Put a mapping of this kind where the data is. */
+/* Put a mapping of this kind in place of the data. */
 static void map_as(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 		   enum mapping kind)
 {
@@ -269,7 +268,7 @@ static bool faults(enum mapping kind)
 	}
 }
 
-/* Has the guest this memory in its caches, and may it execute from it? */
+/* Does the guest cache this memory, and may it execute from it? */
 static bool executes(enum mapping kind)
 {
 	switch (kind) {
@@ -315,13 +314,13 @@ TEST_F(vma, memslot_creation)
 	}
 }
 
-/* KVM sees what the mapping is from an entry that is there, too. */
+/* KVM finds the kind of a mapping in a present entry, too. */
 TEST_F(vma, memslot_creation_over_touched_mapping)
 {
 	enum mapping kind;
 
 	for (kind = ANON; kind < NR_MAPPINGS; kind++) {
-		/* Nothing answers where the private mapping is of. */
+		/* No memory answers below the private mapping. */
 		if (kind == COW)
 			continue;
 		map_as(_metadata, self, kind);
@@ -334,7 +333,7 @@ TEST_F(vma, memslot_creation_over_touched_mapping)
 	}
 }
 
-/* A mapping of which no entry can be had is left to the guest's fault. */
+/* If a mapping has no entry, KVM leaves it to the guest's fault. */
 TEST_F(vma, memslot_over_inaccessible_mapping)
 {
 	const bool by_vma = env_is("KVM", "newest") && pfnmap_is("refuse");
@@ -412,7 +411,7 @@ TEST_F(vma, read_only_memslot)
 	}
 }
 
-/* A memslot over two mappings is looked at as a whole. */
+/* KVM checks all mappings under a memslot. */
 TEST_F(vma, memslot_over_two_mappings)
 {
 	map_as(_metadata, self, USEMEM_WB);
@@ -442,7 +441,7 @@ TEST_F_TIMEOUT(vma, memslot_move_and_flags, 90)
 		}
 		set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
 
-		/* A change of flags that is fine by itself. */
+		/* This change of flags is allowed by itself. */
 		map_as(_metadata, self, ANON);
 		ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data,
 				      KVM_MEM_LOG_DIRTY_PAGES));
@@ -455,7 +454,7 @@ TEST_F_TIMEOUT(vma, memslot_move_and_flags, 90)
 	}
 }
 
-/* A VM with MTE gets no device memory that it could want to tag. */
+/* KVM gives a VM with MTE no device memory that the guest could tag. */
 TEST_F(vma, mte_vm)
 {
 	uint64_t x0 = 0;
@@ -521,7 +520,7 @@ static void *make_slot(void *arg)
 	return (void *)(intptr_t)set_slot(&self->vm, 1, DATA_GPA, self->data, 0);
 }
 
-/* KVM has a page of the mapping faulted in to see what it is. The VMM replaces it meanwhile. */
+/* KVM faults in a page of the mapping to find its kind. The VMM replaces the mapping meanwhile. */
 TEST_F(vma, swapped_during_memslot_creation)
 {
 	const enum mapping to[] = { USEMEM_WB, ANON };
@@ -540,7 +539,7 @@ TEST_F(vma, swapped_during_memslot_creation)
 		ASSERT_EQ(0, pthread_create(&thread, NULL, make_slot, self));
 		ASSERT_EQ(0, read(fd, &byte, 1));
 		map_as(_metadata, self, to[i]);
-		/* The old VMA is freed by now, and KASAN sees who still uses it. */
+		/* The old VMA is freed by now, and KASAN reports any use of it. */
 		usleep(200000);
 		ASSERT_EQ(1, write(fd, "", 1));
 		ASSERT_EQ(0, pthread_join(thread, &ret));
@@ -607,9 +606,9 @@ TEST_F_TIMEOUT(vma, swapped_while_a_vcpu_spins, 90)
 }
 
 /*
- * KVM has looked at a mapping that it refuses and waits for the page of it, when
- * the VMM replaces it by one that is fine. The guest must get on with that. (Unless the
- * new one is ordinary memory, which only the series manages.)
+ * KVM has checked a mapping that it refuses, and waits for its page, when the VMM replaces it with
+ * one that KVM accepts. The guest must go on with that. (If the new one is ordinary memory, only
+ * the series manages that.)
  */
 TEST_F(vma, swapped_during_a_fault)
 {
@@ -655,7 +654,10 @@ static void put_function(void *at)
 	__builtin___clear_cache(at, at + sizeof(text));
 }
 
-/* The same for an instruction fetch: what the guest may execute takes the place of what not. */
+/*
+ * The same for an instruction fetch: the VMM puts an executable mapping in place of one that is
+ * not.
+ */
 TEST_F(vma, swapped_during_an_instruction_fetch)
 {
 	struct vcpu_thread t;
@@ -710,7 +712,7 @@ TEST_F(vma, poisoned_page)
 		EXPECT_EQ(12, sigbus.si_addr_lsb);
 	}
 
-	/* The vCPU is none the worse for it. */
+	/* The vCPU works as before. */
 	map_as(_metadata, self, ANON);
 	EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA + PAGE, &x0));
 }

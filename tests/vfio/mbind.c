@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * NUMA policy and migration of memory that has no struct pages, mapped in huge blocks.
- * The kernel has nothing to move and must say so without harm: an unpatched Linux 6.12
- * oopses in queue_folios_pte_range(), so a host of its own runs this program there.
+ * NUMA policy and migration of memory that has no struct pages, mapped in huge blocks. The kernel
+ * can move nothing, and must say so without harm. An unpatched Linux 6.12 oopses in
+ * queue_folios_pte_range(), so a host of its own runs this program there.
  */
 #include <linux/mempolicy.h>
 #include <sys/syscall.h>
@@ -32,13 +32,13 @@ FIXTURE_VARIANT(mbind)
 FIXTURE_VARIANT_ADD(mbind, usemem) { .nr = USEMEM };
 FIXTURE_VARIANT_ADD(mbind, resmem) { .nr = RESMEM };
 
-/* Touched in every page: blocks where the region is large enough for one. */
+/* Touch every page, which maps blocks where the region is large enough for one. */
 FIXTURE_SETUP(mbind)
 {
 	const size_t page = PAGE;
 	size_t off;
 
-	if (syscall(SYS_get_mempolicy, NULL, NULL, 0, NULL, 0))
+	if (!kernel_has("NUMA"))
 		SKIP(return, "the kernel has no NUMA");
 	if (!open_device(_metadata, &self->v, &self->fd, BEST_MODE))
 		return;
@@ -67,7 +67,7 @@ static int set_policy(const FIXTURE_DATA(mbind) * self, int mode, unsigned int f
 		       bind ? 2UL : 0UL, flags) ? -errno : 0;
 }
 
-/* The mapping is what it was, and can be touched again after it was unmapped. */
+/* The mapping is as it was, and after a zap faults map it again. */
 static void expect_intact(struct __test_metadata *_metadata, FIXTURE_DATA(mbind) * self)
 {
 	const size_t page = PAGE;
@@ -108,7 +108,7 @@ TEST_F(mbind, default_strict_move)
 	expect_intact(_metadata, self);
 }
 
-/* What a VMM's -numa and -object memory-backend options do. */
+/* A VMM does this with the options -numa and -object memory-backend. */
 TEST_F(mbind, bind_before_touch)
 {
 	ASSERT_EQ(0, munmap(self->p, self->len));

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * DMA maps of a mapping of usemem, by VFIO's type1: which pfns the IOMMU gets, and how
- * often the kernel has to look for them.
+ * DMA maps of a mapping of usemem with VFIO's type1: which pfns the IOMMU gets, and how often the
+ * kernel has to look for them.
  */
 #include <sys/resource.h>
 
 #include "fixture.h"
 
 static const struct program program = {
-	.what = "DMA maps of usemem by VFIO's type1",
+	.what = "DMA maps of usemem with VFIO's type1",
 	.vars = {
 		VAR_BDF, VAR_REGIONS,
 		{ "BASE", "physical address of usemem", "0x70000000000" },
@@ -145,7 +145,7 @@ static uint64_t iommu_has(uint64_t off, uint64_t phys, uint64_t size)
 	return sum;
 }
 
-/* All of usemem, as a VMM does at its guest's start, and how long that takes. */
+/* Map all of usemem, as a VMM does at its guest's start, and say how long that takes. */
 TEST_F_TIMEOUT(pfnmap, dma_map_of_usemem, 300)
 {
 	const uint64_t size = self->v.regions[USEMEM].backed;
@@ -161,7 +161,7 @@ TEST_F_TIMEOUT(pfnmap, dma_map_of_usemem, 300)
 	ASSERT_EQ(0, dma_map_at(self, p, size, RW));
 	printf("# DMA map of %lu MiB: %.2f s in the kernel, %lu entries followed\n",
 	       size >> 20, kernel_seconds() - start, follows() - before);
-	/* One that is not there yet, once more after the fault. */
+	/* The kernel looks once more after the fault, if the entry is not there yet. */
 	EXPECT_LE(by_block ? 1 : size / PAGE, follows() - before);
 	EXPECT_GE(by_block ? 2 * (size / BLOCK) : ~0UL, follows() - before);
 	EXPECT_EQ(size, iommu_has(0, self->phys, size));
@@ -202,8 +202,8 @@ TEST_F(pfnmap, dma_map_of_blocks_out_of_order)
 }
 
 /*
- * Ordinary memory and the GPU's, in turns, with borders that are not those of blocks. Their pfns
- * are never neighbours: that such a run ends between the two kinds cannot be tried.
+ * Ordinary memory and the GPU's take turns, with borders that are not those of blocks. Their pfns
+ * are never neighbours, so no test can have a run that ends between the two kinds.
  */
 TEST_F(pfnmap, dma_map_of_mixed_memory)
 {
@@ -241,14 +241,13 @@ TEST_F(pfnmap, dma_map_that_may_only_read)
 	EXPECT_EQ(BLOCK, dma_unmap(self, BLOCK));
 }
 
-/* The kernel's own memory in a PFNMAP mapping has nothing that pins it: refused. */
+/* type1 refuses the kernel's own memory in a PFNMAP mapping, which nothing pins. */
 TEST_F(pfnmap, dma_map_of_kernel_memory)
 {
 	int fd = open("/dev/mixedmap", O_RDWR);
 	void *p;
 
-	if (fd < 0)
-		SKIP(return, "mixedmap.ko is not loaded");
+	ASSERT_LE(0, fd) TH_LOG("/dev/mixedmap: is mixedmap.ko loaded?");
 	/* The GPU's memory first, so that the refusal comes in the middle. */
 	ASSERT_EQ(self->area, map_usemem(self, self->area, 0, BLOCK, PROT_READ | PROT_WRITE));
 	p = mmap(self->area + BLOCK, BLOCK, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED, fd,
@@ -262,14 +261,13 @@ TEST_F(pfnmap, dma_map_of_kernel_memory)
 	close(fd);
 }
 
-/* EFAULT, as for any page that cannot be had. */
+/* The error is EFAULT, as for any page that mm cannot provide. */
 TEST_F(pfnmap, dma_map_of_poisoned_page)
 {
 	int fd = open("/dev/mixedmap", O_RDWR);
 	void *p;
 
-	if (fd < 0)
-		SKIP(return, "mixedmap.ko is not loaded");
+	ASSERT_LE(0, fd) TH_LOG("/dev/mixedmap: is mixedmap.ko loaded?");
 	p = mmap(self->area, BLOCK, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED, fd, 7 * BLOCK);
 	ASSERT_EQ(self->area, p);
 	EXPECT_EQ(-EFAULT, dma_map_at(self, p, BLOCK, RW));

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A device of which firmware names no memory is served as vfio-pci does: its
- * own BAR2 (bochs-display's registers, 4 KiB) shows, and no BAR4.
+ * The driver serves a device as vfio-pci does if firmware names no memory for it: the device's own
+ * BAR2 (bochs-display's registers, 4 KiB) shows, and no BAR4.
  */
 #include <sys/eventfd.h>
 
 #include "fixture.h"
 
 static const struct program program = {
-	.what = "a device that firmware gives no memory is served as vfio-pci serves it",
+	.what = "the driver serves a device without memory in ACPI as vfio-pci does",
 	.vars = { VAR_BDF },
 };
 

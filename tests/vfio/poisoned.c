@@ -4,28 +4,24 @@
  * mm notifies, at which address, and what the page answers from then on. A page stays
  * poisoned while the driver is bound, so each test has pages of its own.
  *
- * The page stays mapped: what a load of it gives is up to the hardware. Here it gives
- * what is stored, because the injector poisons nothing.
+ * The page stays mapped, and the hardware decides what a load of it returns. Here it returns
+ * what was stored, because the injector poisons nothing.
  */
 #include "fault.h"
 #include "fixture.h"
+#include "poison.h"
 
 static const struct program program = {
-	.what = "poisoned pages of usemem and resmem, by the kernel's injector",
+	.what = "poisoned pages of usemem and resmem, with the kernel's injector",
 	.vars = {
 		VAR_BDF, VAR_REGIONS,
-		{ "BASE", "physical address of usemem, with resmem behind it", "0x70000000000" },
+		{ "BASE", "physical address of usemem, with resmem after it", "0x70000000000" },
 	},
 };
 
-#ifndef EHWPOISON
-#define EHWPOISON 133
-#endif
-
-#define INJECTOR	"/sys/devices/system/memory/hard_offline_page"
 #define VALUE	0x600df00d600df00dUL
 
-FIXTURE(bad)
+FIXTURE(poisoned)
 {
 	struct vfio v;
 	int fd;
@@ -33,12 +29,12 @@ FIXTURE(bad)
 	uint64_t off[NR_REGIONS];	/* VFIO offset */
 };
 
-FIXTURE_SETUP(bad)
+FIXTURE_SETUP(poisoned)
 {
 	int i;
 
-	if (access(INJECTOR, F_OK))
-		SKIP(return, "no " INJECTOR ": the kernel has no MEMORY_FAILURE");
+	if (no_poison())
+		SKIP(return, "%s", no_poison());
 	if (!open_device(_metadata, &self->v, &self->fd, BEST_MODE))
 		return;
 	self->base[USEMEM] = strtoul(getenv("BASE"), NULL, 0);
@@ -47,18 +43,9 @@ FIXTURE_SETUP(bad)
 		self->off[i] = self->v.regions[i].off;
 }
 
-FIXTURE_TEARDOWN(bad)
+FIXTURE_TEARDOWN(poisoned)
 {
 	vfio_close(&self->v);
-}
-
-/* What mm does when hardware reports the page; 0 or the error. */
-static int inject(uint64_t phys)
-{
-	char text[32];
-
-	snprintf(text, sizeof(text), "0x%lx", phys);
-	return -write_file(INJECTOR, text);
 }
 
 /* 0, or the si_code of the SIGBUS that a load takes. */
@@ -67,13 +54,13 @@ static int code_of_load(void *p)
 	return fault_of((void)*(volatile uint64_t *)p).code;
 }
 
-static void *map(const FIXTURE_DATA(bad) * self, int region, uint64_t at, uint64_t len)
+static void *map(const FIXTURE_DATA(poisoned) * self, int region, uint64_t at, uint64_t len)
 {
 	return map_region(&self->v, region, NULL, at, len);
 }
 
 /* One mapping of all of it, and one that begins within the block. */
-TEST_F(bad, page_in_two_mappings)
+TEST_F(poisoned, page_in_two_mappings)
 {
 	const uint64_t at[NR_REGIONS] = { MIB(2) + 5 * PAGE, MIB(4) + 7 * PAGE };
 	const uint64_t value = VALUE;
@@ -98,7 +85,7 @@ TEST_F(bad, page_in_two_mappings)
 		ASSERT_EQ(0, code_of_load(other));
 
 		fault_notices.times = 0;
-		ASSERT_EQ(0, inject(self->base[i] + at[i]));
+		ASSERT_EQ(0, inject_poison(self->base[i] + at[i]));
 		/* mm also takes the injecting process for the one that used the page. */
 		EXPECT_LE(1, fault_notices.times);
 		EXPECT_TRUE(fault_notices.addr == all + at[i] ||
@@ -109,7 +96,7 @@ TEST_F(bad, page_in_two_mappings)
 
 		EXPECT_EQ(BUS_MCEERR_AR, fault_notices.code);
 
-		/* Still mapped, and by a new mapping, too. */
+		/* It is mapped still, and a new mapping shows it, too. */
 		EXPECT_EQ(0, code_of_load(all + at[i]));
 		EXPECT_EQ(0, code_of_load(part + 2 * PAGE));
 		EXPECT_EQ(VALUE, *(volatile uint64_t *)(part + 2 * PAGE));
@@ -143,8 +130,8 @@ TEST_F(bad, page_in_two_mappings)
 	}
 }
 
-/* A process that has mapped another part is not notified. */
-TEST_F(bad, page_beside_the_mapping)
+/* mm does not notify a process that has mapped another part. */
+TEST_F(poisoned, page_beside_the_mapping)
 {
 	const uint64_t at = MIB(16) + 3 * PAGE;
 	void *before, *after, *all;
@@ -154,7 +141,7 @@ TEST_F(bad, page_beside_the_mapping)
 	after = map(self, USEMEM, at + PAGE, PAGE);
 	ASSERT_EQ(0, code_of_load(before));
 	ASSERT_EQ(0, code_of_load(after));
-	ASSERT_EQ(0, inject(self->base[USEMEM] + at));
+	ASSERT_EQ(0, inject_poison(self->base[USEMEM] + at));
 	EXPECT_EQ(0, fault_notices.times);
 	EXPECT_EQ(0, code_of_load(before));
 	EXPECT_EQ(0, code_of_load(after));
@@ -163,7 +150,7 @@ TEST_F(bad, page_beside_the_mapping)
 
 	/* With a mapping of the page mm has a process to notify. */
 	all = map(self, USEMEM, MIB(16), BLOCK);
-	ASSERT_EQ(0, inject(self->base[USEMEM] + at));
+	ASSERT_EQ(0, inject_poison(self->base[USEMEM] + at));
 	EXPECT_EQ(1, fault_notices.times);
 	EXPECT_EQ(all + 3 * PAGE, fault_notices.addr);
 	EXPECT_EQ(BUS_MCEERR_AR, fault_notices.code);
@@ -172,7 +159,7 @@ TEST_F(bad, page_beside_the_mapping)
 }
 
 /* Poisoned for the next VMM too. The driver answers for its memory while it is open. */
-TEST_F(bad, next_user)
+TEST_F(poisoned, next_user)
 {
 	const uint64_t at = MIB(32);
 	uint64_t got;
@@ -181,13 +168,13 @@ TEST_F(bad, next_user)
 	fault_watch();
 	p = map(self, USEMEM, at, BLOCK);
 	ASSERT_EQ(0, code_of_load(p));
-	ASSERT_EQ(0, inject(self->base[USEMEM] + at));
+	ASSERT_EQ(0, inject_poison(self->base[USEMEM] + at));
 	ASSERT_EQ(BUS_MCEERR_AR, fault_notices.code);
 	munmap(p, BLOCK);
 
 	vfio_close(&self->v);
-	EXPECT_NE(0, inject(self->base[USEMEM] + at + MIB(2)));
-	EXPECT_NE(0, inject(self->base[RESMEM]));
+	EXPECT_NE(0, inject_poison(self->base[USEMEM] + at + MIB(2)));
+	EXPECT_NE(0, inject_poison(self->base[RESMEM]));
 
 	reopen_device(_metadata, &self->v, &self->fd);
 	EXPECT_EQ(-1, pread(self->fd, &got, 8, self->off[USEMEM] + at));
@@ -196,10 +183,10 @@ TEST_F(bad, next_user)
 	EXPECT_EQ(0, code_of_load(p));
 	EXPECT_EQ(0, code_of_load(p + PAGE));
 	munmap(p, BLOCK);
-	EXPECT_EQ(0, inject(self->base[USEMEM] + at + MIB(2)));
-	EXPECT_EQ(0, inject(self->base[RESMEM]));
-	/* Behind the GPU's memory. */
-	EXPECT_NE(0, inject(self->base[RESMEM] + self->v.regions[RESMEM].backed));
+	EXPECT_EQ(0, inject_poison(self->base[USEMEM] + at + MIB(2)));
+	EXPECT_EQ(0, inject_poison(self->base[RESMEM]));
+	/* The page after the GPU's memory is not the driver's. */
+	EXPECT_NE(0, inject_poison(self->base[RESMEM] + self->v.regions[RESMEM].backed));
 }
 
 TEST_PROGRAM_MAIN(program)
