@@ -135,7 +135,7 @@ static struct miscdevice mixedmap = {
 	.fops = &mixedmap_fops,
 };
 
-/* What mm would BUG on is refused here. */
+/* Refuse a mapping on which mm would BUG. */
 static int __init mixedmap_init(void)
 {
 	unsigned long pfn, end = PHYS_PFN(base + ARRAY_SIZE(kinds) * KIND_SIZE);

@@ -17,7 +17,7 @@
  * Each worker has slices of both regions and of BAR0 to itself, so that the model knows
  * each byte. One worker owns the BAR registers. Some workers are processes, which get
  * SIGKILL in the midst of an operation. A worker draws each operation from the seed and the
- * operation's number, whatever came of those before.
+ * operation's number, whatever the results of those before.
  */
 #include <malloc.h>
 #include <poll.h>

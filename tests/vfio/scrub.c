@@ -175,7 +175,7 @@ static bool is_scrubbed(const FIXTURE_DATA(memory) * self)
 	       (uint64_t)driver_says("scrub", "done") == r[USEMEM].backed + r[RESMEM].backed;
 }
 
-/* Whoever had the memory before the driver was bound is an owner, too. */
+/* The host had the memory before the driver was bound: it is an owner, too. */
 TEST_F_TIMEOUT(memory, bound, 180)
 {
 	EXPECT_SCRUBBED(self);
