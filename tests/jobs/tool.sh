@@ -290,7 +290,7 @@ ok bind.in_use in_use
 ok unbind.after_use tool unbind "$A"
 ok bind.link_down link_down
 ok bind.as_user refused 'only root' user_tool bind "$A"
-ok bind.not_a_gpu refused 'is no GPU with coherent memory' tool bind 0000:00:00.0
+ok bind.not_a_gpu refused 'is not a GPU with coherent memory' tool bind 0000:00:00.0
 ok bind.all all_of_them
 ok sysfs.tells sysfs_tells
 ok sysfs.has_no_resmem sysfs_has_no_resmem

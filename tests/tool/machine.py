@@ -61,7 +61,7 @@ def aml_integer(value):
 
 
 def aml_device(name, base, size):
-    """What iasl makes of Device (NAME) { Name (_ADR, 0) Name (_DSD, ...) }."""
+    """Compile Device (NAME) { Name (_ADR, 0) Name (_DSD, ...) } as iasl does."""
     pairs = b""
     for key, value in (("base-pa", base), ("size", size)):
         if value is not None:
@@ -307,7 +307,7 @@ esac""")
             f.write(line + "\n")
 
     def writes(self):
-        """What was written so far, in short: files below the device have no directory."""
+        """The writes so far, in short: files below the device have no directory."""
         lines = self.read_or("/writes", "").splitlines()
         self.remove("/writes")
         return [line.replace("/sys/bus/pci/devices/", "").replace("/sys/bus/pci/", "")

@@ -210,8 +210,8 @@ class Bind(Case):
         self.machine.add_gpu(GPU)
         self.machine.put("/sys/bus/pci/devices/0000:00:01.0/vendor", "0x1234")
         self.machine.put("/sys/bus/pci/devices/0000:00:01.0/device", "0x1111")
-        for name, text in (("gpu0", "is no PCI address"), ("0009:02:00.0", "there is no PCI"),
-                           ("00:01.0", "1234:1111, which is no GPU")):
+        for name, text in (("gpu0", "is not a PCI address"), ("0009:02:00.0", "there is no PCI"),
+                           ("00:01.0", "1234:1111, which is not a GPU")):
             self.assertIn(text, self.refused("bind", name))
         self.assertIn("named twice", self.refused("bind", GPU, GPU))
 
@@ -311,7 +311,7 @@ class Persist(Case):
         self.assertNotRegex(rule, "[$%]")
 
     def run_command(self, driver):
-        """What the rule runs, by a real shell, in a tree; returns what it wrote."""
+        """Run the command of the rule with a real shell, in a tree; return what it wrote."""
         self.output("bind", "--persist", GPU)
         command = re.search(r"sh -c '(.*)'", self.rules()).group(1)
         root = self.machine.path("/boot2")

@@ -16,7 +16,7 @@ def without(*options):
 
 
 class Check(Case):
-    """fault(NAME, CURE) is for one fault; told(NAME, TEXT) for what is no fault."""
+    """fault(NAME, CURE) is for one fault; told(NAME, TEXT) for a line that is not a fault."""
 
     def setUp(self):
         super().setUp()

@@ -12,7 +12,7 @@ A, B, C, D = "0009:01:00.0", "0008:06:00.0", "0019:01:00.0", "0018:06:00.0"
 
 class Printed(Case):
     def printed(self, *argv):
-        """What is printed, where at most the number of nodes is remarked."""
+        """Return the output; at most it remarks on the number of nodes."""
         status, out, err = self.tool("qemu-args", *argv)
         self.assertEqual(status, 0, err)
         for line in err.splitlines():
@@ -41,7 +41,7 @@ class QemuArgs(Printed):
         return re.search(r"highmem-mmio-size=(\w+)", dict(line)["-M"]).group(1)
 
     def consistent(self, line, gpus, nodes):
-        """What holds for each line: one port for each GPU, every reference has its target."""
+        """Each line has one port for each GPU, and every reference has its target."""
         devices = self.values(line, "-device", "vfio-pci-nohotplug")
         self.assertEqual([re.search("host=([^,]+)", d).group(1) for d in devices], gpus)
         ports = self.values(line, "-device", "pcie-root-port")
