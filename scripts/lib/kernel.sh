@@ -312,11 +312,12 @@ objects() {
 		"$(grep -c '^  \(CC\|AS\) ' "$FILLING/build.log" 2> /dev/null)" $OBJECTS
 }
 
-# make_kernel SOURCE OUT LOG TARGET...: build a kernel. Tests that run meanwhile have priority.
+# make_kernel SOURCE OUT LOG TARGET...: build a kernel. The tests that wait for it take longest, so
+# it has the same priority as those that run meanwhile.
 make_kernel() {
 	local source=$1 out=$2 log=$3
 	shift 3
-	nice -n 19 make -C "$source" O="$out" "${KARCH[@]}" CC="$KCC" -j"$((JOBS + 1))" "$@" \
+	make -C "$source" O="$out" "${KARCH[@]}" CC="$KCC" -j"$((JOBS + 1))" "$@" \
 		>> "$log" 2>&1 || die_log "$log" "the kernel did not build"
 }
 
