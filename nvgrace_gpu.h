@@ -130,7 +130,7 @@ struct nvgrace_gpu_gate {
 #define NVGRACE_GPU_GATE_INTERRUPTIBLE	BIT(2)
 
 /**
- * struct nvgrace_gpu_status - what the registers read that tell of readiness
+ * struct nvgrace_gpu_status - what the registers of readiness read
  * @link: of the C2C link
  * @memory: of the HBM
  */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What firmware says of the GPU's coherent memory
+ * The GPU's coherent memory, as firmware describes it
  *
  * The _DSD of the device's ACPI companion names it in two properties, both
  * unsigned 64-bit integers. Firmware is input like any other: whatever is not

@@ -35,10 +35,10 @@
  */
 #define RW_WINDOW	((phys_addr_t)(IS_ENABLED(CONFIG_KASAN_VMALLOC) ? SZ_16M : SZ_1G))
 
-/* What is moved at a time within the gate: resets and fatal signals wait that long. */
+/* Bytes moved at a time within the gate: resets and fatal signals wait that long. */
 #define RW_PIECE	SZ_1M
 
-/* What is moved by way of the stack. */
+/* Accesses of up to so many bytes use a buffer on the stack. */
 #define RW_STACK	64
 
 static void fill_region(struct nvgrace_gpu_region *region, const char *name,
@@ -728,7 +728,7 @@ static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
 }
 
 /*
- * What revokes the gate zaps the mappings after that, by this driver's zap or by that of
+ * Whatever code revokes the gate zaps the mappings next, with this driver's zap or with that of
  * vfio_pci_core, which holds memory_lock for write. Within the gate no page comes back
  * before the GPU is ready.
  *
@@ -780,7 +780,7 @@ static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 	if (!is_aligned_for_order(vma, addr, pfn, order))
 		return VM_FAULT_FALLBACK;
 
-	/* Nothing executes from uncached memory: mapped again, it would fault again, for ever. */
+	/* Nothing executes from uncached memory: mapped again, it would fault without end. */
 	if (!region->cacheable && (vmf->flags & FAULT_FLAG_INSTRUCTION))
 		ret = VM_FAULT_SIGSEGV;
 	else

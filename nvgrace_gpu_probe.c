@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What the kernel's headers have: compiled by Kbuild for its errors, never linked
+ * Probes of the kernel's headers: compiled by Kbuild for its errors, never linked
  *
  * Each #line below begins a probe, which ends at the next one. A probe that compiles
  * defines a macro: "pfn" defines NVGRACE_GPU_HAVE_PFN, for nvgrace_gpu_compat.h. Only

@@ -28,7 +28,7 @@
 
 #include "nvgrace_gpu.h"
 
-/* What is written at a time within the gate. No block reaches into another window. */
+/* Bytes written at a time within the gate. No block reaches into another window. */
 #define SCRUB_BLOCK	((phys_addr_t)SZ_2M)
 
 /* CTR_EL0.DminLine: log2 of the words in the smallest cache line. */
