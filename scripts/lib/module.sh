@@ -156,6 +156,32 @@ kvm_selftests() {
 		fill_kvm_selftests "$uapi" "$source"
 }
 
+# fill_vfio_selftests UAPI SOURCE DIR: their library links libuuid. A static one needs the libc of
+# its own Debian, so it comes from this machine's.
+fill_vfio_selftests() {
+	local uapi=$1/usr/include source=$2 dir=$3 log=$3/log suite t
+	suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+	unpack "$suite" arm64 uuid-dev "$dir/deb"
+	mkdir "$dir/out" "$dir/uuid"
+	cp -r "$dir"/deb/usr/include/uuid "$dir"/deb/usr/lib/aarch64-linux-gnu/libuuid.a \
+		"$dir/uuid"
+	make -s -C "$source/tools/testing/selftests/vfio" "${KARCH[@]}" OUTPUT="$dir/out" \
+		LDFLAGS="-static -pthread -L$dir/uuid" \
+		KHDR_INCLUDES="-isystem $uapi/aarch64-linux-gnu -isystem $uapi -isystem $dir/uuid" \
+		> "$log" 2>&1 || die_log "$log" "VFIO's selftests did not build"
+	for t in "$dir"/out/*_test; do aarch64-linux-gnu-strip -o "$dir/${t##*/}" "$t"; done
+	rm -rf "$dir/deb" "$dir/out" "$dir/uuid" "$log"
+}
+
+# vfio_selftests: the newest kernel's own.
+vfio_selftests() {
+	local uapi source
+	uapi=$(uapi)
+	source=$(source_newest)
+	cached "vfio-selftests-$(key <<< "$source $uapi $RECIPE")" "building VFIO's selftests" - \
+		fill_vfio_selftests "$uapi" "$source"
+}
+
 # ---- the driver linked into a kernel
 
 # fill_linked KERNEL DIR: copy a kernel's source and build, and add the driver's Kconfig and Kbuild
