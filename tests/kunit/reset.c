@@ -148,7 +148,7 @@ static void callbacks(struct kunit *test)
 	long left;
 
 	if (s->steps[0] == HOST_SUSPEND && !IS_ENABLED(CONFIG_PM_SLEEP))
-		kunit_skip(test, "the kernel has no PM_SLEEP");
+		kunit_skip(test, "the kernel has no SUSPEND");
 
 	gate = &f->nvdev.gate;
 	while (last < ARRAY_SIZE(s->steps) - 1 && s->steps[last + 1] != END)
