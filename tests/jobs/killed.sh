@@ -4,9 +4,9 @@
 # pulled; the module is removed. ROUNDS says how often each, and CRASHES how often a guest panics.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| killed | | 6.12 newest | --env=ROUNDS=5 --env=CRASHES=1
+#| killed | newest | 6.12 | --env=ROUNDS=5 --env=CRASHES=1
 #| | | | --gpu=hopper:0x70000000000:94.5G
-#| killed-debug | 6.12-patched | newest-debug | --env=ROUNDS=5 --env=CRASHES=1
+#| killed-debug | | 6.12-patched newest-debug | --env=ROUNDS=5 --env=CRASHES=1
 #| | | | --env=SMALL=1 --gpu=hopper:0x70000000000:4608M --kernel-args=kmemleak=on
 #| killed-200 | | 6.12 newest | --timeout=28800 --env=ROUNDS=200 --env=CRASHES=200
 #| | | | --gpu=hopper:0x70000000000:94.5G
