@@ -66,12 +66,12 @@ mbind_is_fixed() {
 	if [ -f "$source" ]; then grep -q vm_normal_folio_pmd "$source"; else [ "$2" = map ]; fi
 }
 
-# kernel_facts KERNEL: print what tests ask about the kernel in this directory, as assignments for a
-# shell. PAGES is the size of a page, 4k and the like. DEBUG is 1 if the kernel has lockdep, KASAN
-# or KCSAN. GUEST names the kernel of its guests if that is another one: a debug kernel, emulated twice
-# over, takes minutes to boot. PFNMAP is map if KVM maps cacheable PFNMAP memory Normal Write-Back,
-# and device if KVM takes it for registers. HAS lists what its options, headers and symbols show,
-# and LACKS the rest of that: a test may be skipped for what a kernel lacks.
+# kernel_facts KERNEL: print what tests ask about the kernel in this directory, as assignments for
+# a shell. PAGES is the size of a page, 4k and the like. DEBUG is 1 if the kernel has lockdep,
+# KASAN or KCSAN. GUEST names the kernel of its guests if that is another one: a debug kernel,
+# emulated twice over, takes minutes to boot. PFNMAP is map if KVM maps cacheable PFNMAP memory
+# Normal Write-Back, and device if KVM takes it for registers. HAS lists what its options, headers
+# and symbols show, and LACKS the rest of that: a test may be skipped for what a kernel lacks.
 kernel_facts() {
 	local kernel=$1 pair option pages debug='' guest='' pfnmap=device has=() lacks=()
 	pages=$(sed -n 's/^CONFIG_ARM64_\([0-9]*\)K_PAGES=y/\1k/p' "$kernel/config")
