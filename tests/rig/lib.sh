@@ -288,7 +288,8 @@ vfio_args() {
 # guest_append SETTINGS: the kernel command line of a guest, with settings for its init: TEST=NAME
 # and what that test needs. It gets REGIONS.
 guest_append() {
-	echo "console=ttyAMA0 panic=-1 kpti=off quiet ${REGIONS:+REGIONS=$(echo "$REGIONS" | tr ' ' ,)} $*"
+	echo "console=ttyAMA0 panic=-1 kpti=off quiet $*" \
+		"${REGIONS:+REGIONS=$(echo "$REGIONS" | tr ' ' ,)}"
 }
 
 # guest INITRD [QEMU ARGUMENTS]: run a guest with Debian's QEMU; its verdict is
