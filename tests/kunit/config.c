@@ -406,6 +406,25 @@ static void bad_buffer(struct kunit *test)
 	}
 }
 
+/* Only the first half of the buffer is mapped: what was done before moves no position. */
+static void buffer_ends_within_the_access(struct kunit *test)
+{
+	struct config *config = new_config(test);
+	unsigned long user;
+	u64 pos;
+
+	user = kunit_vm_mmap(test, NULL, 0, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			     MAP_ANONYMOUS | MAP_PRIVATE, 0);
+	KUNIT_ASSERT_NE(test, 0, user);
+	vm_munmap(user + PAGE_SIZE, PAGE_SIZE);
+	config->user = (u8 __user *)(user + PAGE_SIZE - 4);
+
+	for (pos = 0; pos < CONFIG_SIZE - 4; pos += 4) {
+		KUNIT_EXPECT_EQ(test, -EFAULT, config_access(test, config, pos, 8, true));
+		KUNIT_EXPECT_EQ(test, -EFAULT, config_access(test, config, pos, 8, false));
+	}
+}
+
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(every_offset_and_length, layout_gen_params),
 	KUNIT_CASE_PARAM(random_accesses, layout_gen_params),
@@ -414,6 +433,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(reset, layout_gen_params),
 	KUNIT_CASE_PARAM(beyond_config_space, layout_gen_params),
 	KUNIT_CASE_PARAM(bad_buffer, layout_gen_params),
+	KUNIT_CASE_PARAM(buffer_ends_within_the_access, layout_gen_params),
 	KUNIT_CASE_PARAM(power_state_is_written, layout_gen_params),
 	{}
 };
