@@ -58,6 +58,38 @@ driver_module() {
 		fill_module "$1" "$2" "${3:-}"
 }
 
+# apply_mutant PATCH DIR [OPTION]: put the fault into the driver in DIR. Lines near it may have
+# changed.
+apply_mutant() { patch -d "$2" -p1 -s -f -r - --fuzz=2 --no-backup-if-mismatch ${3:+"$3"} < "$1"; }
+
+# fill_mutant KERNEL PATCH DIR: build the driver with a fault in it. One directory serves all
+# mutants of a kernel, so that make compiles only what the patch changes.
+fill_mutant() {
+	local kernel=$1 patch=$2 dir=$3 name build f options=(CONFIG_NVGRACE_GPU=m)
+	name=$(basename -s .patch "$patch")
+	build=$CACHE/mutants-$(key <<< "$kernel $RECIPE")
+	mkdir -p "$build" || die "cannot make the cache, $CACHE"
+	lock "$build.lock"
+	copy_driver "$build"
+	apply_mutant "$patch" "$build" > "$build/log" 2>&1 ||
+		die_log "$build/log" "mutant $name: the patch does not apply to the driver any more"
+	! grep -q '^CONFIG_KUNIT=y' "$kernel/config" || options+=(CONFIG_NVGRACE_GPU_KUNIT_TEST=y)
+	(build_module "$kernel" "$build" "${options[@]}") || die "mutant $name: does not compile"
+	for f in "$build"/nvgrace_gpu_*.o "$build/nvgrace_gpu.ko"; do
+		aarch64-linux-gnu-strip -g -o "$dir/${f##*/}" "$f"
+	done
+}
+
+# mutant KERNEL NAME: print a directory with nvgrace_gpu.ko, whose driver has the fault of
+# tests/mutants/NAME.patch.
+mutant() {
+	local patch=$TOP/tests/mutants/$2.patch inputs
+	[ -f "$patch" ] || die "there is no mutant '$2' in tests/mutants"
+	inputs=$(driver_files | (cd "$TOP" && xargs cat); cat "$patch" "$1/config"
+		echo "$1 $RECIPE")
+	cached "mutant-$(key <<< "$inputs")" "building mutant $2" - fill_mutant "$1" "$patch"
+}
+
 test_modules() {
 	local inputs
 	inputs=$(cat "$TOP"/tests/modules/* "$1/config"; echo "$1 $RECIPE")
