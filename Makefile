@@ -114,6 +114,10 @@ coverage:
 check-patches:
 	scripts/check-patches
 
+# Faults planted in the driver: for each, a test has to fail.
+mutants:
+	scripts/mutants
+
 # The fuzzer for HOURS; SEED=n runs the round of one seed again.
 soak:
 	HOURS='$(HOURS)' SEED='$(SEED)' KERNELS='$(KERNELS)' scripts/soak
@@ -170,6 +174,7 @@ help:
 	@echo '  make bench         this driver and the kernel'"'"'s own, in ratios; bench-check'
 	@echo '                     compares with those stored, bench-plot draws them'
 	@echo '  make check-patches the series for 6.12: applies, builds patch by patch, checkpatch'
+	@echo '  make mutants       plant faults in the driver: does a test fail for each?'
 	@echo '  make lint          checkpatch, sparse, shellcheck and the like'
 	@echo '  make htmldocs      Documentation/ as HTML, in the cache; prints where'
 	@echo '  make soak          the fuzzer for HOURS=n; keeps seeds that failed; SEED=n: again'
@@ -187,6 +192,6 @@ help:
 	@echo '  LIST=1                          for check and check-all'
 	@echo 'scripts/rig help has more.'
 
-.PHONY: module install clean selftest demo shell check check-all kunit coverage
+.PHONY: mutants module install clean selftest demo shell check check-all kunit coverage
 .PHONY: check-patches lint figures htmldocs compdb help install-tool uninstall uninstall-tool
 .PHONY: dkms-source dkms-install dkms-uninstall deb deb-kernel bench bench-check bench-plot soak
