@@ -12,10 +12,11 @@
  * This module puts itself between the kernel and their config space, with
  * pci_bus_set_ops() as the kernel's AER injector does, and has the bus scanned
  * again. The kernel then finds one function: a GPU's ids and class, power
- * management, FLR, AER and NVIDIA's DVSEC come from an image kept here, BAR2 from
- * function 1, all else from function 0. All decode memory exactly while the GPU
- * would, which is in D0, out of reset, on the bus and with memory enabled; when
- * not, QEMU answers with all ones.
+ * management, MSI, FLR, AER and NVIDIA's DVSEC come from an image kept here, BAR2
+ * from function 1, all else from function 0. All decode memory exactly while the
+ * GPU would, which is in D0, out of reset, on the bus and with memory enabled; when
+ * not, QEMU answers with all ones. It has an INTx pin and MSI, which a kernel can
+ * set up, and never interrupts. It has no MSI-X, whose table would be in BAR0.
  *
  * This module cannot see accesses to BAR0. Its two readiness registers are memory
  * that this module writes: not ready on each reset, ready again when a timer ends.
@@ -81,6 +82,7 @@ MODULE_PARM_DESC(gpus,
 
 /* The capabilities in the image. QEMU puts the Express one at 0x80. */
 #define PM_CAP		0x40
+#define MSI_CAP		0x50
 #define EXP_CAP		0x80
 #define AER_CAP		0x100
 #define DVSEC_CAP	0x150
@@ -243,6 +245,20 @@ static void fill_extended(struct standin *gpu)
 	own(image, DVSEC_CAP + PCI_DVSEC_HEADER2, 4, 3 | gpu->dvsec << 16, 0);
 }
 
+/* Four vectors, with 64-bit addresses and a mask. */
+static void fill_msi(struct image *image)
+{
+	own(image, MSI_CAP, 2, PCI_CAP_ID_MSI | EXP_CAP << 8, 0);
+	own(image, MSI_CAP + PCI_MSI_FLAGS, 2,
+	    PCI_MSI_FLAGS_64BIT | PCI_MSI_FLAGS_MASKBIT | 2 << 1,
+	    PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE);
+	own(image, MSI_CAP + PCI_MSI_ADDRESS_LO, 4, 0, ~3);
+	own(image, MSI_CAP + PCI_MSI_ADDRESS_HI, 4, 0, ~0);
+	own(image, MSI_CAP + PCI_MSI_DATA_64, 4, 0, 0xffff);
+	own(image, MSI_CAP + PCI_MSI_MASK_64, 4, 0, 0xf);
+	own(image, MSI_CAP + PCI_MSI_PENDING_64, 4, 0, 0);
+}
+
 static void fill_image(struct standin *gpu)
 {
 	struct image *image = &gpu->image;
@@ -255,6 +271,7 @@ static void fill_image(struct standin *gpu)
 	own(image, PCI_HEADER_TYPE, 1, PCI_HEADER_TYPE_NORMAL, 0);
 	own(image, PCI_SUBSYSTEM_VENDOR_ID, 2, PCI_VENDOR_ID_NVIDIA, 0);
 	own(image, PCI_CAPABILITY_LIST, 1, PM_CAP, 0);
+	own(image, PCI_INTERRUPT_PIN, 1, 1, 0);
 
 	/*
 	 * BAR0 is a 64-bit one and not prefetchable, so that it gets an address
@@ -267,10 +284,11 @@ static void fill_image(struct standin *gpu)
 		own(image, PCI_BASE_ADDRESS_5, 4, 0, 0);
 	}
 
-	own(image, PM_CAP, 2, PCI_CAP_ID_PM | EXP_CAP << 8, 0);
+	own(image, PM_CAP, 2, PCI_CAP_ID_PM | MSI_CAP << 8, 0);
 	own(image, PM_CAP + PCI_PM_PMC, 2, 3, 0);
 	own(image, PM_CAP + PCI_PM_CTRL, 4, PCI_PM_CTRL_NO_SOFT_RESET,
 	    PCI_PM_CTRL_STATE_MASK);
+	fill_msi(image);
 
 	own_bits(image, EXP_CAP + PCI_EXP_DEVCAP + 3, PCI_EXP_DEVCAP_FLR >> 24,
 		 PCI_EXP_DEVCAP_FLR >> 24);

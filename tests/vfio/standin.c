@@ -146,6 +146,7 @@ TEST_F(standin, capabilities)
 
 	ASSERT_NE(0, exp);
 	ASSERT_NE(0, config_find_cap(self->fd, PCI_CAP_ID_PM));
+	ASSERT_NE(0, config_find_cap(self->fd, PCI_CAP_ID_MSI));
 	ASSERT_EQ(4, pread(self->fd, &devcap, 4, CONFIG + exp + PCI_EXP_DEVCAP));
 	EXPECT_TRUE(devcap & PCI_EXP_DEVCAP_FLR);
 
