@@ -2,7 +2,7 @@
 /*
  * VFIO PCI driver for the GPU of NVIDIA Grace Hopper and Grace Blackwell
  *
- * The one internal header. A file calls only files on a lower floor:
+ * The one internal header. A file calls only files below it:
  *
  *	main.c    reset.c		front door | resets and PCI errors
  *	config.c  dmabuf.c  scrub.c	config space | dma-bufs | zeroes for the next user
@@ -111,9 +111,9 @@ enum nvgrace_gpu_ready_state {
  *	exit, which costs a per-CPU counter. A revoke waits for the readers
  * @ready_lock: guards the rest; held over a whole revoke, and over a poll of the registers
  * @ready: the state; a reader of @users that finds READY has entered
- * @entered: may somebody have entered since the last revoke?
+ * @entered: can @users have had readers since the last revoke?
  * @deadline: when an access stops waiting for %NVGRACE_GPU_READY, in jiffies
- * @revokes: how often @ready was revoked; does not change while anybody is within the gate
+ * @revokes: how often @ready was revoked; does not change while @users has readers
  */
 struct nvgrace_gpu_gate {
 	struct srcu_struct users;
@@ -265,8 +265,7 @@ struct nvgrace_gpu_device {
 	struct nvgrace_gpu_stats stats;
 };
 
-static inline struct nvgrace_gpu_device *
-to_nvgrace_gpu(struct vfio_pci_core_device *core)
+static inline struct nvgrace_gpu_device *to_nvdev(struct vfio_pci_core_device *core)
 {
 	return container_of(core, struct nvgrace_gpu_device, core);
 }

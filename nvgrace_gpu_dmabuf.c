@@ -15,12 +15,12 @@ static int get_dmabuf_phys(struct vfio_pci_core_device *core,
 {
 	const struct nvgrace_gpu_region *region;
 
-	region = nvgrace_gpu_find_region(to_nvgrace_gpu(core), index);
+	region = nvgrace_gpu_find_region(to_nvdev(core), index);
 	if (!region)
 		return vfio_pci_core_get_dmabuf_phys(core, provider, index,
 						     phys_vec, ranges, nr_ranges);
 
-	/* Peers reach the coherent memory as they reach BAR0: by the host bridge. */
+	/* Peers reach the coherent memory as they reach BAR0: through the host bridge. */
 	*provider = pcim_p2pdma_provider(core->pdev, 0);
 	if (!*provider)
 		return -EINVAL;

@@ -59,14 +59,14 @@ module_param(scrub, bool, 0444);
 MODULE_PARM_DESC(scrub,
 		 "write zeroes to the memory at bind and after each close: open and unbind wait for that");
 
-static struct nvgrace_gpu_device *to_nvdev(struct vfio_device *core_vdev)
+static struct nvgrace_gpu_device *vfio_to_nvdev(struct vfio_device *core_vdev)
 {
-	return container_of(core_vdev, struct nvgrace_gpu_device, core.vdev);
+	return to_nvdev(container_of(core_vdev, struct vfio_pci_core_device, vdev));
 }
 
 static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 {
-	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
 	int ret;
 
 	spin_lock_init(&nvdev->bar_lock);
@@ -85,7 +85,7 @@ static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 
 static void nvgrace_gpu_release_dev(struct vfio_device *core_vdev)
 {
-	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
 
 	xa_destroy(&nvdev->poison.pages);
 	nvgrace_gpu_gate_destroy(nvdev);
@@ -135,7 +135,7 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 
 static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
 {
-	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
 	int ret;
 
 	ret = nvgrace_gpu_scrub_get(nvdev);
@@ -163,7 +163,7 @@ out_scrub:
 
 static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 {
-	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
 
 	nvgrace_gpu_unwatch_poison(nvdev);
 	nvgrace_gpu_dmabuf_close(nvdev);
@@ -181,7 +181,7 @@ static int nvgrace_gpu_get_region_info(struct vfio_device *core_vdev,
 {
 	const struct nvgrace_gpu_region *region;
 
-	region = nvgrace_gpu_find_region(to_nvdev(core_vdev), info->index);
+	region = nvgrace_gpu_find_region(vfio_to_nvdev(core_vdev), info->index);
 	if (!region)
 		return vfio_pci_ioctl_get_region_info(core_vdev, info, caps);
 
@@ -202,7 +202,7 @@ static long nvgrace_gpu_ioctl(struct vfio_device *core_vdev, unsigned int cmd,
 		 * user memory again. A VMM that changes the offset in between
 		 * would reach the physical BAR below a region.
 		 */
-		if (to_nvdev(core_vdev)->nr_regions)
+		if (vfio_to_nvdev(core_vdev)->nr_regions)
 			return -ENOTTY;
 		fallthrough;
 	default:
@@ -213,7 +213,7 @@ static long nvgrace_gpu_ioctl(struct vfio_device *core_vdev, unsigned int cmd,
 static ssize_t nvgrace_gpu_read(struct vfio_device *core_vdev, char __user *buf,
 				size_t count, loff_t *ppos)
 {
-	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
 	unsigned int index = VFIO_PCI_OFFSET_TO_INDEX(*ppos);
 	const struct nvgrace_gpu_region *region;
 
@@ -231,7 +231,7 @@ static ssize_t nvgrace_gpu_write(struct vfio_device *core_vdev,
 				 const char __user *buf, size_t count,
 				 loff_t *ppos)
 {
-	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
 	unsigned int index = VFIO_PCI_OFFSET_TO_INDEX(*ppos);
 	const struct nvgrace_gpu_region *region;
 
@@ -249,7 +249,7 @@ static ssize_t nvgrace_gpu_write(struct vfio_device *core_vdev,
 static int nvgrace_gpu_mmap(struct vfio_device *core_vdev,
 			    struct vm_area_struct *vma)
 {
-	struct nvgrace_gpu_device *nvdev = to_nvdev(core_vdev);
+	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
 	unsigned int index =
 		vma->vm_pgoff >> (VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT);
 	const struct nvgrace_gpu_region *region;
@@ -373,7 +373,7 @@ static void nvgrace_gpu_remove(struct pci_dev *pdev)
 	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
 
 	vfio_pci_core_unregister_device(core);
-	nvgrace_gpu_scrub_exit(to_nvgrace_gpu(core));
+	nvgrace_gpu_scrub_exit(to_nvdev(core));
 	put_idle(&pdev->dev);
 	vfio_put_device(&core->vdev);
 }

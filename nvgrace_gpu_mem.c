@@ -98,7 +98,7 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 	return 2;
 }
 
-/* Which of the region's windows has PHYS? They are aligned, but for the first one's start. */
+/* The number of the window that holds PHYS. Windows are aligned, but for the first one's start. */
 static size_t window_number(const struct nvgrace_gpu_region *region, phys_addr_t phys)
 {
 	return phys / RW_WINDOW - region->base / RW_WINDOW;
@@ -280,7 +280,7 @@ VISIBLE_IF_KUNIT void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len,
 }
 
 /**
- * nvgrace_gpu_find_window() - where has the kernel this memory mapped?
+ * nvgrace_gpu_find_window() - where the kernel has mapped some of the memory
  * @region: the region
  * @phys: host physical address in @region
  * @len: set to the bytes from there on, at least up to the next multiple of 2 MiB or to the
@@ -341,7 +341,7 @@ void nvgrace_gpu_unmap_windows(struct nvgrace_gpu_device *nvdev)
 }
 
 /* A read() or write() of real memory. */
-struct access {
+struct region_access {
 	struct nvgrace_gpu_device *nvdev;
 	const struct nvgrace_gpu_region *region;
 	bool iswrite;
@@ -352,7 +352,7 @@ struct access {
 };
 
 /* Some accesses have to be one load or store, as those to a register are. */
-static void load(void *to, const void *from, size_t count)
+static void load_once(void *to, const void *from, size_t count)
 {
 	if (count == 8 && IS_ALIGNED((unsigned long)from, 8))
 		*(u64 *)to = READ_ONCE(*(const u64 *)from);
@@ -364,7 +364,7 @@ static void load(void *to, const void *from, size_t count)
 		memcpy(to, from, count);
 }
 
-static void store(void *to, const void *from, size_t count)
+static void store_once(void *to, const void *from, size_t count)
 {
 	if (count == 8 && IS_ALIGNED((unsigned long)to, 8))
 		WRITE_ONCE(*(u64 *)to, *(const u64 *)from);
@@ -377,7 +377,7 @@ static void store(void *to, const void *from, size_t count)
 }
 
 /* Enter the gate to move COUNT bytes. */
-static int begin_move(struct access *a, phys_addr_t phys, size_t count)
+static int begin_move(struct region_access *a, phys_addr_t phys, size_t count)
 {
 	struct nvgrace_gpu_device *nvdev = a->nvdev;
 	int ret = 0;
@@ -402,7 +402,7 @@ static int begin_move(struct access *a, phys_addr_t phys, size_t count)
 	return ret;
 }
 
-static void end_move(struct access *a)
+static void end_move(struct region_access *a)
 {
 	if (a->iswrite && !a->region->cacheable)
 		wmb(); /* empty the merge buffer within the gate */
@@ -410,14 +410,14 @@ static void end_move(struct access *a)
 }
 
 /*
- * Copy between the memory and the caller's. Within the gate a fault on the caller's
- * would take the mmap lock within it, and the fault handler nests them the other way
- * round; the caller's may even be a mapping of this region. So page faults
- * are off, and the copy ends before the first page that is not there.
+ * Copy between the memory and the caller's buffer. Within the gate a fault on the buffer
+ * would take the mmap lock, and the fault handler nests the two the other way round; the
+ * buffer may even be a mapping of this region. So page faults are off, and the copy ends
+ * before the first page that is not there.
  *
  * Returns the number of bytes moved, or an error.
  */
-static ssize_t move_directly(struct access *a, phys_addr_t phys, void *window,
+static ssize_t move_directly(struct region_access *a, phys_addr_t phys, void *window,
 			     char __user *buf, size_t count)
 {
 	size_t left;
@@ -442,7 +442,7 @@ static ssize_t move_directly(struct access *a, phys_addr_t phys, void *window,
  * Move a few bytes by way of the stack. This also brings in the page that a direct copy
  * did not find. Returns COUNT, or an error.
  */
-static ssize_t move_by_stack(struct access *a, phys_addr_t phys, void *window,
+static ssize_t move_by_stack(struct region_access *a, phys_addr_t phys, void *window,
 			     char __user *buf, size_t count)
 {
 	u64 data[RW_STACK / sizeof(u64)];
@@ -455,9 +455,9 @@ static ssize_t move_by_stack(struct access *a, phys_addr_t phys, void *window,
 	if (ret)
 		return ret;
 	if (a->iswrite)
-		store(window, data, count);
+		store_once(window, data, count);
 	else
-		load(data, window, count);
+		load_once(data, window, count);
 	end_move(a);
 
 	if (!a->iswrite && copy_to_user(buf, data, count))
@@ -465,8 +465,8 @@ static ssize_t move_by_stack(struct access *a, phys_addr_t phys, void *window,
 	return count;
 }
 
-/* Move what one entry of the gate is for, and say how much that was. */
-static ssize_t move_piece(struct access *a, u64 pos, char __user *buf, size_t count)
+/* Enter the gate once, and move up to COUNT bytes. Returns how many, or an error. */
+static ssize_t move_piece(struct region_access *a, u64 pos, char __user *buf, size_t count)
 {
 	phys_addr_t phys = a->region->base + pos;
 	void *window;
@@ -487,7 +487,7 @@ static ssize_t move_piece(struct access *a, u64 pos, char __user *buf, size_t co
 }
 
 /* The part of an access that lies in real memory. */
-static int rw_backed(struct access *a, u64 pos, char __user *buf, size_t count)
+static int rw_backed(struct region_access *a, u64 pos, char __user *buf, size_t count)
 {
 	for (;;) {
 		ssize_t moved = move_piece(a, pos, buf, count);
@@ -527,10 +527,10 @@ static int read_hole(char __user *buf, size_t count)
 }
 
 /*
- * Do a region's read() or write(), again from its beginning if a reset cuts it short: it
- * is memory.
+ * Do a region's read() or write(). If a reset cuts it short, do it again from the beginning:
+ * this is memory, and a second read or write of it has no side effect.
  */
-static int rw_until_done(struct access *a, u64 pos, char __user *buf, size_t count)
+static int rw_until_done(struct region_access *a, u64 pos, char __user *buf, size_t count)
 {
 	int ret;
 
@@ -549,7 +549,7 @@ static int rw_until_done(struct access *a, u64 pos, char __user *buf, size_t cou
  * As long as VFIO's own runtime PM reference is there, as it is unless the VFIO user gave
  * it up, none has to be taken.
  */
-static int rw_awake(struct access *a, u64 pos, char __user *buf, size_t count)
+static int rw_awake(struct region_access *a, u64 pos, char __user *buf, size_t count)
 {
 	struct device *dev = &a->nvdev->core.pdev->dev;
 	int ret;
@@ -581,8 +581,7 @@ static int rw_awake(struct access *a, u64 pos, char __user *buf, size_t count)
  * of the BAR is cut there.
  *
  * Resumes the GPU from runtime suspend, and waits for it if it is not ready, with no
- * lock held. If a reset cuts an access short then all of it is done again: it is
- * memory.
+ * lock held. If a reset cuts an access short, all of it is done again.
  *
  * Context: Process context, no locks held; enters the gate.
  * Return: bytes read or written; -EINVAL at or beyond the end of the BAR; -EFAULT if
@@ -595,7 +594,7 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite)
 {
-	struct access a = { .nvdev = nvdev, .region = region, .iswrite = iswrite };
+	struct region_access a = { .nvdev = nvdev, .region = region, .iswrite = iswrite };
 	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
 	size_t backed;
 	int ret = 0;
@@ -763,7 +762,7 @@ static vm_fault_t try_fault(struct nvgrace_gpu_device *nvdev,
 static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	struct nvgrace_gpu_device *nvdev = to_nvgrace_gpu(vma->vm_private_data);
+	struct nvgrace_gpu_device *nvdev = to_nvdev(vma->vm_private_data);
 	unsigned long addr = ALIGN_DOWN(vmf->address, PAGE_SIZE << order);
 	const struct nvgrace_gpu_region *region;
 	unsigned long pfn;
@@ -855,7 +854,7 @@ int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
 		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
 	}
 
-	/* The same as for the core's own mappings: all are found by one inode. */
+	/* The core's own mappings have the same: mm finds all of them through one inode. */
 	vma->vm_private_data = &nvdev->core;
 	vma->vm_ops = &region_vm_ops;
 	return 0;
@@ -944,7 +943,7 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma,
 						 unsigned long pfn,
 						 pgoff_t *pgoff)
 {
-	struct nvgrace_gpu_device *nvdev = to_nvgrace_gpu(vma->vm_private_data);
+	struct nvgrace_gpu_device *nvdev = to_nvdev(vma->vm_private_data);
 	const struct nvgrace_gpu_region *region;
 	unsigned long page;
 

@@ -47,7 +47,7 @@
 #define RESET_LIMIT_S		120
 #define POLL_MAX_MS		128
 
-/* With what srcu_read_lock() returns, 0 or 1: memory_lock is held, too. */
+/* ORed into the SRCU index, which is 0 or 1: memory_lock is held. */
 #define GATE_MEMORY_LOCK	BIT(8)
 
 /*
@@ -172,8 +172,8 @@ bool nvgrace_gpu_is_present(struct pci_dev *pdev)
  * @status: what they read
  *
  * Context: Process context.
- * Return: 0 if the memory is ready; -EAGAIN if not yet; -ENOLINK if the link failed,
- * which no wait mends; -ENODEV if the GPU is gone.
+ * Return: 0 if the memory is ready; -EAGAIN if not yet; -ENOLINK if the link failed, where
+ * waiting does not help; -ENODEV if the GPU is gone.
  */
 VISIBLE_IF_KUNIT int nvgrace_gpu_judge(struct pci_dev *pdev,
 				       const struct nvgrace_gpu_status *status)
@@ -199,10 +199,7 @@ static int read_registers(struct pci_dev *pdev, void __iomem *bar0,
 	return nvgrace_gpu_judge(pdev, status);
 }
 
-/*
- * Sleep between two polls, ever longer. Returns an error if a signal that STATE allows is
- * pending.
- */
+/* Sleep, with back-off. Returns an error if a signal that STATE allows is pending. */
 static int sleep_before_poll(unsigned int state, unsigned int *ms)
 {
 	if (!signal_pending_state(state, current)) {
@@ -216,8 +213,8 @@ static int sleep_before_poll(unsigned int state, unsigned int *ms)
 }
 
 /*
- * Never frozen here: this task holds the device lock, and the host's suspend waits for all
- * probes once user tasks are frozen.
+ * The freezer does not freeze this task here: it holds the device lock, and the host's suspend
+ * waits for all probes once user tasks are frozen.
  */
 static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 {
@@ -361,8 +358,8 @@ static unsigned int limit_s(enum nvgrace_gpu_ready_state state)
 	return state == NVGRACE_GPU_RESETTING ? RESET_LIMIT_S : TRAINING_LIMIT_S;
 }
 
-static void set_state(struct nvgrace_gpu_device *nvdev,
-		      enum nvgrace_gpu_ready_state state)
+static void gate_set_state(struct nvgrace_gpu_device *nvdev,
+			   enum nvgrace_gpu_ready_state state)
 {
 	struct nvgrace_gpu_gate *gate = &nvdev->gate;
 
@@ -373,7 +370,7 @@ static void set_state(struct nvgrace_gpu_device *nvdev,
 	if (gate->entered)
 		synchronize_srcu_expedited(&gate->users);
 	gate->entered = false;
-	/* After the wait: those who had entered before must find the number as it was. */
+	/* After the wait: readers that are still inside must see the old count. */
 	gate->revokes++;
 }
 
@@ -419,7 +416,7 @@ void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 			     enum nvgrace_gpu_ready_state state)
 {
 	mutex_lock(&nvdev->gate.ready_lock);
-	set_state(nvdev, state);
+	gate_set_state(nvdev, state);
 	mutex_unlock(&nvdev->gate.ready_lock);
 }
 
@@ -436,7 +433,7 @@ void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev)
 {
 	mutex_lock(&nvdev->gate.ready_lock);
 	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING)
-		set_state(nvdev, NVGRACE_GPU_TRAINING);
+		gate_set_state(nvdev, NVGRACE_GPU_TRAINING);
 	mutex_unlock(&nvdev->gate.ready_lock);
 }
 
@@ -483,7 +480,7 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 }
 
 /* The state is not READY: read the registers, unless a reset is going on. */
-static int poll_ready(struct nvgrace_gpu_device *nvdev)
+static int gate_poll(struct nvgrace_gpu_device *nvdev)
 {
 	struct nvgrace_gpu_status status = {
 		.link = (u32)PCI_ERROR_RESPONSE,
@@ -544,7 +541,7 @@ static bool is_powered(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 	       core->pdev->current_state != PCI_D3cold;
 }
 
-static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
+static int gate_lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
 {
 	if (down_read_trylock(&core->memory_lock))
 		return 0;
@@ -555,7 +552,7 @@ static int lock_memory(struct vfio_pci_core_device *core, unsigned int flags)
 	return down_read_interruptible(&core->memory_lock) ? -ERESTARTSYS : 0;
 }
 
-static int lock_gate(struct nvgrace_gpu_gate *gate, unsigned int flags)
+static int gate_lock_ready(struct nvgrace_gpu_gate *gate, unsigned int flags)
 {
 	if (!(flags & NVGRACE_GPU_GATE_NOWAIT))
 		mutex_lock(&gate->ready_lock);
@@ -564,41 +561,27 @@ static int lock_gate(struct nvgrace_gpu_gate *gate, unsigned int flags)
 	return 0;
 }
 
-/* Whether a task is a reader depends on a return value, which sparse cannot follow: hide it. */
-static int become_user(struct nvgrace_gpu_gate *gate)
-{
-	int entry = srcu_read_lock(&gate->users);
-
-	__release(&gate->users);
-	return entry;
-}
-
-static void cease_user(struct nvgrace_gpu_gate *gate, int entry)
-{
-	__acquire(&gate->users);
-	srcu_read_unlock(&gate->users, entry);
-}
-
 /* The GPU is not known to be ready: find out. memory_lock is held then until the exit. */
-static int enter_slowly(struct nvgrace_gpu_device *nvdev, unsigned int flags)
+static int gate_enter_slowly(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
 	struct nvgrace_gpu_gate *gate = &nvdev->gate;
 	int ret;
 
-	ret = lock_memory(&nvdev->core, flags);
+	ret = gate_lock_memory(&nvdev->core, flags);
 	if (ret)
 		return ret;
-	ret = lock_gate(gate, flags);
+	ret = gate_lock_ready(gate, flags);
 	if (ret)
 		goto out;
 
 	if (!is_powered(nvdev, flags))
 		ret = -EIO;
 	else if (gate->ready != NVGRACE_GPU_READY)
-		ret = poll_ready(nvdev);
+		ret = gate_poll(nvdev);
 	if (!ret) {
 		gate->entered = true;
-		ret = become_user(gate) | GATE_MEMORY_LOCK;
+		ret = srcu_read_lock(&gate->users) | GATE_MEMORY_LOCK;
+		__release(&gate->users); /* for sparse, as below */
 	}
 	mutex_unlock(&gate->ready_lock);
 out:
@@ -629,15 +612,17 @@ out:
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
 	struct nvgrace_gpu_gate *gate = &nvdev->gate;
-	int entry = become_user(gate);
+	int entry = srcu_read_lock(&gate->users);
 
-	/* Pairs with poll_ready(). */
+	__release(&gate->users);
+	/* Pairs with gate_poll(). */
 	if (likely(smp_load_acquire(&gate->ready) == NVGRACE_GPU_READY &&
 		   is_powered(nvdev, flags)))
 		return entry;
 
-	cease_user(gate, entry);
-	return enter_slowly(nvdev, flags);
+	__acquire(&gate->users);
+	srcu_read_unlock(&gate->users, entry);
+	return gate_enter_slowly(nvdev, flags);
 }
 
 /**
@@ -649,7 +634,8 @@ int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags)
  */
 void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev, int entry)
 {
-	cease_user(&nvdev->gate, entry & ~GATE_MEMORY_LOCK);
+	__acquire(&nvdev->gate.users);
+	srcu_read_unlock(&nvdev->gate.users, entry & ~GATE_MEMORY_LOCK);
 	if (entry & GATE_MEMORY_LOCK)
 		up_read(&nvdev->core.memory_lock);
 }

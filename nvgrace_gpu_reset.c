@@ -40,12 +40,12 @@ static void end_reset(struct nvgrace_gpu_device *nvdev)
  */
 static void nvgrace_gpu_reset_prepare(struct pci_dev *pdev)
 {
-	begin_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+	begin_reset(to_nvdev(dev_get_drvdata(&pdev->dev)));
 }
 
 static void nvgrace_gpu_reset_done(struct pci_dev *pdev)
 {
-	end_reset(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+	end_reset(to_nvdev(dev_get_drvdata(&pdev->dev)));
 }
 
 static void end_recovery(struct nvgrace_gpu_device *nvdev)
@@ -68,7 +68,7 @@ static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
 						   pci_channel_state_t state)
 {
 	struct nvgrace_gpu_device *nvdev =
-		to_nvgrace_gpu(dev_get_drvdata(&pdev->dev));
+		to_nvdev(dev_get_drvdata(&pdev->dev));
 
 	if (state == pci_channel_io_perm_failure) {
 		end_recovery(nvdev);
@@ -82,13 +82,13 @@ static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
 
 static pci_ers_result_t nvgrace_gpu_slot_reset(struct pci_dev *pdev)
 {
-	to_nvgrace_gpu(dev_get_drvdata(&pdev->dev))->link_reset = true;
+	to_nvdev(dev_get_drvdata(&pdev->dev))->link_reset = true;
 	return PCI_ERS_RESULT_NONE;
 }
 
 static void nvgrace_gpu_error_resume(struct pci_dev *pdev)
 {
-	end_recovery(to_nvgrace_gpu(dev_get_drvdata(&pdev->dev)));
+	end_recovery(to_nvdev(dev_get_drvdata(&pdev->dev)));
 }
 
 const struct pci_error_handlers nvgrace_gpu_err_handlers = {
@@ -109,7 +109,7 @@ static const struct dev_pm_ops *core_pm_ops;
  */
 static int runtime_suspend(struct device *dev)
 {
-	struct nvgrace_gpu_device *nvdev = to_nvgrace_gpu(dev_get_drvdata(dev));
+	struct nvgrace_gpu_device *nvdev = to_nvdev(dev_get_drvdata(dev));
 	const struct dev_pm_ops *core = READ_ONCE(core_pm_ops);
 
 	nvgrace_gpu_gate_retrain(nvdev);
@@ -125,20 +125,20 @@ static int runtime_resume(struct device *dev)
 {
 	const struct dev_pm_ops *core = READ_ONCE(core_pm_ops);
 
-	nvgrace_gpu_gate_retrain(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	nvgrace_gpu_gate_retrain(to_nvdev(dev_get_drvdata(dev)));
 	return core && core->runtime_resume ? core->runtime_resume(dev) : 0;
 }
 
 /* The host suspends: afterwards no task may find the memory mapped before it is trained. */
 static int system_suspend(struct device *dev)
 {
-	begin_reset(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	begin_reset(to_nvdev(dev_get_drvdata(dev)));
 	return 0;
 }
 
 static int system_resume(struct device *dev)
 {
-	begin_training(to_nvgrace_gpu(dev_get_drvdata(dev)));
+	begin_training(to_nvdev(dev_get_drvdata(dev)));
 	return 0;
 }
 

@@ -15,7 +15,7 @@ static const struct nvgrace_gpu_region *attr_region(struct device *dev,
 						    struct device_attribute *attr)
 {
 	const char *name = container_of(attr, struct dev_ext_attribute, attr)->var;
-	struct nvgrace_gpu_device *nvdev = to_nvgrace_gpu(dev_get_drvdata(dev));
+	struct nvgrace_gpu_device *nvdev = to_nvdev(dev_get_drvdata(dev));
 	unsigned int i;
 
 	for (i = 0; i < nvdev->nr_regions; i++) {
