@@ -12,66 +12,14 @@
 #include <linux/mmzone.h>
 #include <linux/overflow.h>
 #include <linux/property.h>
-#include <linux/slab.h>
-#include <linux/string.h>
 
 #include "nvgrace_gpu.h"
-
-/* A name is 3 deep in a _DSD that is right. Firmware does not choose how deep this recurses. */
-#define DSD_DEPTH	8
-
-static bool is_named_in(const union acpi_object *obj, const char *name, unsigned int depth)
-{
-	u32 i;
-
-	if (obj->type == ACPI_TYPE_STRING)
-		return !strcmp(obj->string.pointer, name);
-	if (obj->type != ACPI_TYPE_PACKAGE || depth == DSD_DEPTH)
-		return false;
-	for (i = 0; i < obj->package.count; i++) {
-		if (is_named_in(&obj->package.elements[i], name, depth + 1))
-			return true;
-	}
-	return false;
-}
-
-/*
- * The kernel drops a whole package of properties for one that is malformed. Then the GPU
- * would look like one without coherent memory, so look for the name in _DSD itself.
- *
- * Returns 0 if it is not there, or an error, which is logged but for -ENOMEM.
- */
-static int check_not_rejected(struct device *dev, const char *name)
-{
-	struct acpi_buffer dsd = { ACPI_ALLOCATE_BUFFER };
-	acpi_status status;
-	bool found;
-
-	if (!ACPI_HANDLE(dev))
-		return 0;
-	status = acpi_evaluate_object(ACPI_HANDLE(dev), "_DSD", NULL, &dsd);
-	if (status == AE_NOT_FOUND)
-		return 0;
-	if (status == AE_NO_MEMORY)
-		return -ENOMEM;
-	if (ACPI_FAILURE(status))
-		return dev_err_probe(dev, -EPROTO, "_DSD: cannot be evaluated: %s\n",
-				     acpi_format_exception(status));
-
-	found = dsd.pointer && is_named_in(dsd.pointer, name, 0);
-	kfree(dsd.pointer);
-	if (!found)
-		return 0;
-	return dev_err_probe(dev, -EPROTO,
-			     "%s: is in _DSD, but the kernel takes it for no device property: the package is malformed, or its UUID is another\n",
-			     name);
-}
 
 static int read_property(struct device *dev, const char *name, u64 *value)
 {
 	int ret = device_property_read_u64(dev, name, value);
 
-	/* Of a list device_property_read_u64() reads the first value. */
+	/* device_property_read_u64() reads the first value of a list. */
 	if (!ret && device_property_count_u64(dev, name) != 1)
 		ret = -EPROTO;
 	if (ret)
@@ -148,15 +96,14 @@ static int check_range(struct device *dev, u64 base, u64 size)
  * @dev: the GPU, with its firmware node
  * @range: filled in on success, else untouched
  *
- * Every failure but -ENOENT and -ENOMEM is logged, with the property and what was read.
+ * Every failure but -ENOENT is logged, with the property and what was read.
  *
  * Context: Process context, may sleep.
  * Return: 0; -ENOENT if neither property is there (the bare-metal presentation,
  * no error); -EINVAL if the base is missing, or a value is not page-aligned;
  * -ENOLINK if the size is missing or 0; -EOVERFLOW if the range wraps or lies beyond what
- * can be addressed; -EBUSY if it overlaps System RAM; -EPROTO if a property is in _DSD in a
- * form that the kernel rejects, or is a list, or if _DSD cannot be evaluated; -ENOMEM; or what
- * device_property_read_u64() says of a value that is not a u64.
+ * can be addressed; -EBUSY if it overlaps System RAM; -EPROTO if a property is a list; or
+ * what device_property_read_u64() says of a value that is not a u64.
  */
 int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range)
 {
@@ -165,18 +112,13 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range)
 	u64 base = 0, size = 0;
 	int ret;
 
-	if (!has_base) {
-		ret = check_not_rejected(dev, NVGRACE_GPU_PROP_BASE);
-		if (ret)
-			return ret;
-	}
-	if (!has_size) {
-		ret = check_not_rejected(dev, NVGRACE_GPU_PROP_SIZE);
-		if (ret)
-			return ret;
-	}
-	if (!has_base && !has_size)
+	if (!has_base && !has_size) {
+		/* The kernel drops all properties of a package for one that is malformed. */
+		if (has_acpi_companion(dev) && acpi_has_method(ACPI_HANDLE(dev), "_DSD"))
+			dev_warn(dev, "_DSD: the kernel finds neither %s nor %s in it: the GPU has no coherent memory, or the package is malformed\n",
+				 NVGRACE_GPU_PROP_BASE, NVGRACE_GPU_PROP_SIZE);
 		return -ENOENT;
+	}
 
 	if (has_base) {
 		ret = read_property(dev, NVGRACE_GPU_PROP_BASE, &base);

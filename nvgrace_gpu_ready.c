@@ -26,8 +26,8 @@
 #define DVSEC_MEMORY_NO_DEFECT	BIT(0)
 #define DVSEC_MEMORY_SIZE	(DVSEC_MEMORY_FLAGS + sizeof(u16))
 
-/* The least that two extended capabilities are apart: a header, and something in it. */
-#define EXT_CAP_SIZE_MIN	8
+/* An extended capability is a header and something in it: 8 bytes at least. */
+#define MAX_EXT_CAPS		((PCI_CFG_SPACE_EXP_SIZE - PCI_CFG_SPACE_SIZE) / 8)
 
 /*
  * Registers in BAR0, 32 bits each, and what both read when the GPU is ready. The link
@@ -50,46 +50,6 @@
 /* ORed into the SRCU index, which is 0 or 1: memory_lock is held. */
 #define GATE_MEMORY_LOCK	BIT(8)
 
-/*
- * Find the DVSEC of the coherent memory. As pci_find_dvsec_capability(), but that one does not
- * return if the list of capabilities is a loop. Returns where it is, 0 if there is none, or
- * an error, which is logged.
- */
-static int find_dvsec(struct pci_dev *pdev, u32 *header1)
-{
-	int left = (PCI_CFG_SPACE_EXP_SIZE - PCI_CFG_SPACE_SIZE) / EXT_CAP_SIZE_MIN;
-	int pos = PCI_CFG_SPACE_SIZE;
-	u32 header, header2;
-
-	for (; pos >= PCI_CFG_SPACE_SIZE && pdev->cfg_size > PCI_CFG_SPACE_SIZE; left--) {
-		if (!left)
-			return dev_err_probe(&pdev->dev, -ELOOP,
-					     "extended capabilities: their list in config space has no end\n");
-		pci_read_config_dword(pdev, pos, &header);
-		if (PCI_POSSIBLE_ERROR(header))
-			return dev_err_probe(&pdev->dev, -EIO,
-					     "extended capability at config offset 0x%x: cannot be read\n",
-					     pos);
-		if (PCI_EXT_CAP_ID(header) == PCI_EXT_CAP_ID_DVSEC) {
-			if (pos + DVSEC_MEMORY_SIZE > pdev->cfg_size)
-				return dev_err_probe(&pdev->dev, -EINVAL,
-						     "DVSEC at config offset 0x%x: ends beyond config space\n",
-						     pos);
-			pci_read_config_dword(pdev, pos + PCI_DVSEC_HEADER1, header1);
-			pci_read_config_dword(pdev, pos + PCI_DVSEC_HEADER2, &header2);
-			if (PCI_POSSIBLE_ERROR(*header1) || PCI_POSSIBLE_ERROR(header2))
-				return dev_err_probe(&pdev->dev, -EIO,
-						     "DVSEC at config offset 0x%x: cannot be read\n",
-						     pos);
-			if (PCI_DVSEC_HEADER1_VID(*header1) == PCI_VENDOR_ID_NVIDIA &&
-			    PCI_DVSEC_HEADER2_ID(header2) == DVSEC_ID_MEMORY)
-				return pos;
-		}
-		pos = PCI_EXT_CAP_NEXT(header);
-	}
-	return 0;
-}
-
 /**
  * nvgrace_gpu_read_dvsec() - read the flags in the DVSEC of the coherent memory
  * @pdev: the GPU
@@ -101,23 +61,39 @@ static int find_dvsec(struct pci_dev *pdev, u32 *header1)
  */
 VISIBLE_IF_KUNIT int nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags)
 {
-	u32 header1;
-	int dvsec;
+	unsigned int left = MAX_EXT_CAPS;
+	u32 header1, header2;
+	u16 pos = 0;
 
 	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_read_dvsec, pdev, flags);
 
-	dvsec = find_dvsec(pdev, &header1);
-	if (dvsec <= 0)
-		return dvsec;
+	do {
+		pos = pci_find_next_ext_capability(pdev, pos, PCI_EXT_CAP_ID_DVSEC);
+		if (!pos)
+			return 0;
+		if (!left--)
+			return dev_err_probe(&pdev->dev, -ELOOP,
+					     "extended capabilities: their list in config space has no end\n");
+		if (pos + DVSEC_MEMORY_SIZE > pdev->cfg_size)
+			return dev_err_probe(&pdev->dev, -EINVAL,
+					     "DVSEC at config offset 0x%x: ends beyond config space\n",
+					     pos);
+		pci_read_config_dword(pdev, pos + PCI_DVSEC_HEADER1, &header1);
+		pci_read_config_dword(pdev, pos + PCI_DVSEC_HEADER2, &header2);
+		if (PCI_POSSIBLE_ERROR(header1) || PCI_POSSIBLE_ERROR(header2))
+			return dev_err_probe(&pdev->dev, -EIO,
+					     "DVSEC at config offset 0x%x: cannot be read\n", pos);
+	} while (PCI_DVSEC_HEADER1_VID(header1) != PCI_VENDOR_ID_NVIDIA ||
+		 PCI_DVSEC_HEADER2_ID(header2) != DVSEC_ID_MEMORY);
 
 	if (PCI_DVSEC_HEADER1_LEN(header1) < DVSEC_MEMORY_SIZE ||
-	    dvsec + PCI_DVSEC_HEADER1_LEN(header1) > pdev->cfg_size)
+	    pos + PCI_DVSEC_HEADER1_LEN(header1) > pdev->cfg_size)
 		return dev_err_probe(&pdev->dev, -EINVAL,
 				     "DVSEC at config offset 0x%x: is 0x%x bytes long, which the flags at 0x%x or config space do not fit\n",
-				     dvsec, PCI_DVSEC_HEADER1_LEN(header1), DVSEC_MEMORY_FLAGS);
+				     pos, PCI_DVSEC_HEADER1_LEN(header1), DVSEC_MEMORY_FLAGS);
 
-	pci_read_config_word(pdev, dvsec + DVSEC_MEMORY_FLAGS, flags);
-	return dvsec;
+	pci_read_config_word(pdev, pos + DVSEC_MEMORY_FLAGS, flags);
+	return pos;
 }
 
 /**

@@ -533,9 +533,8 @@ static const struct call {
 	{ "init_srcu_struct", "-12", { ENOMEM } },
 	{ "__init_srcu_struct", "-12", { ENOMEM } },
 	{ "init_srcu_struct_generic", "-12", { ENOMEM } },
-	{ "device_property_present", "0", { EPROTO } },
+	{ "device_property_present", "0", { EINVAL, ENOLINK } },
 	{ "device_property_read_u64_array", "-71", { EPROTO } },
-	{ "acpi_evaluate_object", "4", { ENOMEM, EPROTO }, .with = "device_property_present" },
 	{ "region_intersects", "0", { EBUSY } },
 	{ "pci_enable_device_mem", "-5", { EIO } },
 	{ "pci_request_selected_regions", "-16", { EBUSY } },
@@ -586,9 +585,7 @@ static const struct call {
 static const struct {
 	const char *names, *reason;
 } harmless[] = {
-	{ "_printk dev_err_probe _dev_err _dev_info __warn_printk ___ratelimit",
-	  "log" },
-	{ "acpi_format_exception",
+	{ "_printk dev_err_probe _dev_err _dev_warn _dev_info __warn_printk ___ratelimit",
 	  "log" },
 	{ "kfree put_device fput memunmap pci_iounmap pci_disable_device xa_destroy",
 	  "returns nothing, or a value that the driver does not need" },
@@ -618,9 +615,9 @@ static const struct {
 	  "locks, and sleeps" },
 	{ "__init_rwsem __vma_start_write __vma_* schedule rcuwait_wake_up",
 	  "locks, and sleeps" },
-	{ "xa_find xa_find_after pci_device_is_present ktime_get __num_online_cpus",
+	{ "xa_find xa_find_after pci_device_is_present ktime_get __num_online_cpus acpi_has_method",
 	  "says what there is" },
-	{ "pcibios_resource_to_bus read_sanitised_ftr_reg",
+	{ "pcibios_resource_to_bus read_sanitised_ftr_reg pci_find_next_ext_capability",
 	  "says what there is" },
 	{ "is_acpi_device_node strncmp memcmp", "computes" },
 	{ "debug_locks fs_reclaim_* should_fail_usercopy", "instrumentation" },
