@@ -308,6 +308,8 @@ struct nvgrace_gpu_region *
 nvgrace_gpu_find_region(struct nvgrace_gpu_device *nvdev, unsigned int index);
 bool nvgrace_gpu_clip(const struct nvgrace_gpu_region *region, u64 pos,
 		      size_t *count, size_t *backed);
+bool nvgrace_gpu_block_fits(const struct vm_area_struct *vma, unsigned long addr,
+			    unsigned long pfn, unsigned int order);
 int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 			   u64 len);
 ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,

@@ -19,18 +19,6 @@
 #define nvgrace_gpu_pfn(pfn)	__pfn_to_pfn_t(pfn, PFN_DEV)
 #endif
 
-#ifndef NVGRACE_GPU_HAVE_IS_ALIGNED_FOR_ORDER
-static inline bool is_aligned_for_order(struct vm_area_struct *vma, unsigned long addr,
-					unsigned long pfn, unsigned int order)
-{
-	if (!order)
-		return true;
-
-	return addr >= vma->vm_start && addr + (PAGE_SIZE << order) <= vma->vm_end &&
-	       IS_ALIGNED(pfn, BIT(order));
-}
-#endif
-
 /* mm handles poisoned pages without a struct page if their range is registered. */
 #ifdef NVGRACE_GPU_HAVE_PFN_ADDRESS_SPACE
 #include <linux/memory-failure.h>

@@ -617,6 +617,23 @@ ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 	return count;
 }
 
+/**
+ * nvgrace_gpu_block_fits() - can one entry map a block?
+ * @vma: the mapping
+ * @addr: user address of the block, aligned to its size
+ * @pfn: the pfn to map there
+ * @order: log2 of the pages in the block, 0 for a page
+ *
+ * Context: Any; @vma does not change.
+ * Return: true if @vma covers the block, and @pfn is aligned as @addr is.
+ */
+bool nvgrace_gpu_block_fits(const struct vm_area_struct *vma, unsigned long addr,
+			    unsigned long pfn, unsigned int order)
+{
+	return !order || (addr >= vma->vm_start && addr + (PAGE_SIZE << order) <= vma->vm_end &&
+			  IS_ALIGNED(pfn, BIT(order)));
+}
+
 /*
  * vfio_pci_core has such a function on newer kernels, which refuses while the guest has
  * memory turned off in PCI_COMMAND. This memory does not need it on.
@@ -776,7 +793,7 @@ static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 	      (vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1)) +
 	      ((addr - vma->vm_start) >> PAGE_SHIFT);
 
-	if (!is_aligned_for_order(vma, addr, pfn, order))
+	if (!nvgrace_gpu_block_fits(vma, addr, pfn, order))
 		return VM_FAULT_FALLBACK;
 
 	/* Nothing executes from uncached memory: mapped again, it would fault without end. */

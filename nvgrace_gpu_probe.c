@@ -66,13 +66,6 @@ static inline vm_fault_t insert_pfn(struct vm_fault *vmf, unsigned long pfn)
 	return vmf_insert_pfn_pmd(vmf, pfn, false);
 }
 
-#line 1 "is_aligned_for_order"
-static inline bool aligned(struct vm_area_struct *vma, unsigned long addr,
-			   unsigned long pfn, unsigned int order)
-{
-	return is_aligned_for_order(vma, addr, pfn, order);
-}
-
 /* The core calls this op without a NULL test. */
 #line 1 "match_token_uuid"
 static const struct vfio_device_ops token_ops = {

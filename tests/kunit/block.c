@@ -3,8 +3,7 @@
  * Can one huge entry map a block?
  *
  * mm asks for the largest block first, and for the next smaller one when that
- * does not fit, so the rule decides on the order. The kernel has it, or
- * nvgrace_gpu_compat.h has it for older kernels.
+ * does not fit, so the rule decides on the order.
  */
 #include <kunit/test.h>
 #include <linux/log2.h>
@@ -36,7 +35,7 @@ static bool block_at(unsigned long start, unsigned long end, unsigned long addr,
 	unsigned long block = ALIGN_DOWN(addr, size);
 	struct vm_area_struct vma = { .vm_start = start, .vm_end = end };
 
-	return is_aligned_for_order(&vma, block, PHYS_PFN(phys_of_start + block - start),
+	return nvgrace_gpu_block_fits(&vma, block, PHYS_PFN(phys_of_start + block - start),
 				    ilog2(size) - PAGE_SHIFT);
 }
 
