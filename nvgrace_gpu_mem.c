@@ -796,11 +796,7 @@ static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 	if (!nvgrace_gpu_block_fits(vma, addr, pfn, order))
 		return VM_FAULT_FALLBACK;
 
-	/* Nothing executes from uncached memory: mapped again, it would fault without end. */
-	if (!region->cacheable && (vmf->flags & FAULT_FLAG_INSTRUCTION))
-		ret = VM_FAULT_SIGSEGV;
-	else
-		ret = try_fault(nvdev, vmf, pfn, order);
+	ret = try_fault(nvdev, vmf, pfn, order);
 	/* With the fault's lock released there may be no device any more. */
 	if (ret != VM_FAULT_RETRY)
 		count_fault(nvdev, order, ret);
@@ -830,7 +826,7 @@ static const struct vm_operations_struct region_vm_ops = {
  *
  * Context: Process context, mmap lock held for write.
  * Return: 0; -EINVAL if the mapping is private or goes past real memory;
- * -EOVERFLOW if offset and length wrap.
+ * -EOVERFLOW if offset and length wrap; -EPERM if an uncached region is to be executable.
  */
 int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
 			    const struct nvgrace_gpu_region *region,
@@ -857,6 +853,14 @@ int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
 		     VM_HUGEPAGE);
 
 	if (!region->cacheable) {
+		/*
+		 * arm64 never executes from an uncached page. mm would handle such a fault by
+		 * marking the page accessed, without end.
+		 */
+		if (vma->vm_flags & VM_EXEC)
+			return -EPERM;
+		vm_flags_clear(vma, VM_MAYEXEC);
+
 		/*
 		 * VM_ALLOW_ANY_UNCACHED lets KVM map this Normal-NC for a guest
 		 * rather than Device-nGnRE, so that unaligned access and

@@ -237,6 +237,28 @@ static void vma_of_each_kind(struct kunit *test)
 	}
 }
 
+/* mm would retry a fetch from an uncached page without end. */
+static void resmem_is_not_executable(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct vm_area_struct *vma;
+
+	KUNIT_EXPECT_EQ(test, -EPERM,
+			vm_mmap(f->file, 0, PAGE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED,
+				VFIO_PCI_INDEX_TO_OFFSET(4)));
+	KUNIT_ASSERT_EQ(test, USER, map(test, 4, 0, 0, PAGE_SIZE));
+	KUNIT_ASSERT_EQ(test, USER + PAGE_SIZE, map(test, 2, 0, PAGE_SIZE, PAGE_SIZE));
+
+	mmap_read_lock(current->mm);
+	vma = vma_lookup(current->mm, USER);
+	KUNIT_EXPECT_TRUE(test, vma && !(vma->vm_flags & VM_MAYEXEC));
+	vma = vma_lookup(current->mm, USER + PAGE_SIZE);
+	/* Newer kernels forbid it for all anonymous inodes. */
+	if (!(file_inode(f->file)->i_sb->s_iflags & SB_I_NOEXEC))
+		KUNIT_EXPECT_TRUE(test, vma && (vma->vm_flags & VM_MAYEXEC));
+	mmap_read_unlock(current->mm);
+}
+
 /* A mapping is checked against the memory of its own region. */
 static void mapping_ends_with_the_memory(struct kunit *test)
 {
@@ -668,6 +690,7 @@ static void region_info_sparse_mmap(struct kunit *test)
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(mmap_bounds, check_gen_params),
 	KUNIT_CASE_PARAM(vma_of_each_kind, vma_gen_params),
+	KUNIT_CASE(resmem_is_not_executable),
 	KUNIT_CASE(mapping_ends_with_the_memory),
 	KUNIT_CASE(fault_maps_a_block),
 	KUNIT_CASE(fault_maps_a_block_of_resmem),
