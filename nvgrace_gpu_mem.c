@@ -15,8 +15,9 @@
 #include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/pci.h>
-#include <linux/pm_runtime.h>
 #include <linux/overflow.h>
+#include <linux/pm_runtime.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -685,16 +686,24 @@ static vm_fault_t fill_table(struct nvgrace_gpu_device *nvdev,
 	return ret;
 }
 
-/* Map what a fault is about, within the gate. */
+/*
+ * Map what a fault is about, within the gate. A page table that mm allocates for it must not
+ * wait for a disk: AER's recovery of a bus stops the disk's driver and then revokes the gate.
+ */
 static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
 			    struct vm_fault *vmf, unsigned long pfn, unsigned int order)
 {
+	unsigned int noio = memalloc_noio_save();
+	vm_fault_t ret;
+
 	lockdep_assert(srcu_read_lock_held(&nvdev->gate.users));
 
 	if (!READ_ONCE(nvdev->mapped))
 		WRITE_ONCE(nvdev->mapped, true);
 
-	return order ? insert_block(vmf, pfn, order) : fill_table(nvdev, vmf, pfn);
+	ret = order ? insert_block(vmf, pfn, order) : fill_table(nvdev, vmf, pfn);
+	memalloc_noio_restore(noio);
+	return ret;
 }
 
 static void count_fault(struct nvgrace_gpu_device *nvdev, unsigned int order,
