@@ -243,8 +243,6 @@ struct nvgrace_gpu_scrub {
  * @power_lock: serializes what the VFIO user writes to the power state, with the
  *	revokes around it
  * @gate: may the memory be used now?
- * @mapped: has a fault mapped anything since the regions were zapped? Faults set it within
- *	the gate
  * @link_reset: AER has reset the link, or is about to; AER's callbacks alone use it,
  *	which the device lock serializes
  * @poison: pages that are poisoned
@@ -258,7 +256,6 @@ struct nvgrace_gpu_device {
 	spinlock_t bar_lock;	/* guards regions[].bar_value */
 	struct mutex power_lock;	/* writes of the power state */
 	struct nvgrace_gpu_gate gate;
-	bool mapped;
 	bool link_reset;
 	struct nvgrace_gpu_poison poison;
 	struct nvgrace_gpu_scrub scrub;
@@ -284,7 +281,7 @@ void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags);
 void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev, int entry);
 int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags);
-void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
+bool nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 			     enum nvgrace_gpu_ready_state state);
 void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev);
 

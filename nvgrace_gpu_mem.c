@@ -698,9 +698,6 @@ static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
 
 	lockdep_assert(srcu_read_lock_held(&nvdev->gate.users));
 
-	if (!READ_ONCE(nvdev->mapped))
-		WRITE_ONCE(nvdev->mapped, true);
-
 	ret = order ? insert_block(vmf, pfn, order) : fill_table(nvdev, vmf, pfn);
 	memalloc_noio_restore(noio);
 	return ret;
@@ -894,18 +891,12 @@ int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
  * nvgrace_gpu_zap_regions() - take the regions out of all mappings
  * @nvdev: the device
  *
- * Does nothing if no fault has mapped a page since the last time.
- *
- * Context: Process context, may sleep; the device lock is held, or runtime PM serializes the
- * calls. The caller has revoked the gate, or faults would map the regions again at once.
+ * Context: Process context, may sleep. The caller has revoked the gate, or faults would map the
+ * regions again at once.
  */
 void nvgrace_gpu_zap_regions(struct nvgrace_gpu_device *nvdev)
 {
 	unsigned int i;
-
-	if (!READ_ONCE(nvdev->mapped))
-		return;
-	WRITE_ONCE(nvdev->mapped, false);
 
 	for (i = 0; i < nvdev->nr_regions; i++)
 		unmap_mapping_range(nvdev->core.vdev.inode->i_mapping,

@@ -387,13 +387,18 @@ void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev)
  * reset has to end, or the GPU to get ready, starts.
  *
  * Context: Process context, may sleep; memory_lock may be held, or not.
+ * Return: true if anybody had entered since the last revoke, and may have mapped the memory.
  */
-void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
+bool nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 			     enum nvgrace_gpu_ready_state state)
 {
+	bool entered;
+
 	mutex_lock(&nvdev->gate.ready_lock);
+	entered = nvdev->gate.entered;
 	gate_set_state(nvdev, state);
 	mutex_unlock(&nvdev->gate.ready_lock);
+	return entered;
 }
 
 /**

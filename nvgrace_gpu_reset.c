@@ -21,9 +21,9 @@ static void begin_reset(struct nvgrace_gpu_device *nvdev)
 /* There is memory again, as soon as it is trained. */
 static void begin_training(struct nvgrace_gpu_device *nvdev)
 {
-	nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_TRAINING);
-	/* There are mappings if nothing called begin_reset(), or that timed out. */
-	nvgrace_gpu_zap_regions(nvdev);
+	/* Something is mapped if the reset was not announced, or if the gate gave it up. */
+	if (nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_TRAINING))
+		nvgrace_gpu_zap_regions(nvdev);
 }
 
 static void end_reset(struct nvgrace_gpu_device *nvdev)

@@ -7,6 +7,7 @@
  * mapped memory, so there need not be any.
  */
 #include <kunit/resource.h>
+#include <kunit/static_stub.h>
 #include <kunit/test.h>
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
@@ -491,6 +492,53 @@ static void fault_after_zap(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mapped(test, resmem), BASE + BACKED);
 }
 
+static int fake_read_status(struct nvgrace_gpu_device *nvdev, struct nvgrace_gpu_status *status)
+{
+	return 0;
+}
+
+struct zap_case {
+	const char *name;
+	bool announced;
+	bool late;	/* the gate gives up the reset, and a fault maps the memory */
+};
+
+static const struct zap_case zap_cases[] = {
+	{ "reset", true, false },
+	{ "reset that was not announced", false, false },
+	{ "reset that takes too long", true, true },
+};
+
+KUNIT_ARRAY_PARAM_DESC(zap, zap_cases, name);
+
+/* However a reset comes, nothing that was mapped before its end stays mapped. */
+static void reset_zaps(struct kunit *test)
+{
+	const struct zap_case *c = test->param_value;
+	struct fixture *f = test->priv;
+
+	dev_set_drvdata(&f->pdev.dev, &f->nvdev.core);
+	spin_lock_init(&f->nvdev.bar_lock);
+	kunit_activate_static_stub(test, nvgrace_gpu_read_status, fake_read_status);
+	f->nvdev.gate.ready = NVGRACE_GPU_TRAINING;
+
+	KUNIT_ASSERT_EQ(test, USER, map(test, 2, 0, 0, PAGE_SIZE));
+	KUNIT_ASSERT_EQ(test, fault(USER), 0);
+	if (c->announced) {
+		nvgrace_gpu_err_handlers.reset_prepare(&f->pdev);
+		KUNIT_EXPECT_EQ(test, mapped(test, USER), 0);
+	}
+	if (c->late) {
+		f->nvdev.gate.deadline = jiffies;
+		KUNIT_ASSERT_EQ(test, fault(USER), 0);
+		KUNIT_EXPECT_EQ(test, mapped(test, USER), BASE);
+	}
+	nvgrace_gpu_err_handlers.reset_done(&f->pdev);
+	KUNIT_EXPECT_EQ(test, mapped(test, USER), 0);
+	KUNIT_EXPECT_EQ(test, fault(USER), 0);
+	KUNIT_EXPECT_EQ(test, mapped(test, USER), BASE);
+}
+
 /* ---- Poisoned pages ---- */
 
 /* Do as mm does with a poisoned page, for the mapping at an address. */
@@ -702,6 +750,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(fault_by_power_state, awake_gen_params),
 	KUNIT_CASE(fault_without_a_region),
 	KUNIT_CASE(fault_after_zap),
+	KUNIT_CASE_PARAM(reset_zaps, zap_gen_params),
 	KUNIT_CASE_PARAM(poison_to_pgoff, pgoff_gen_params),
 	KUNIT_CASE(poison_in_foreign_vma),
 	KUNIT_CASE(poisoned_page_stays_mapped),
