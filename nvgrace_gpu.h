@@ -15,7 +15,6 @@
  *
  *	device lock		The PCI core holds it in resets and AER's callbacks. VFIO takes
  *				it within memory_lock, by trylock only.
- *	power_lock		Over a write of the power state, user copy included.
  *	mmap_lock, VMA lock	mm's; held in faults. Below this line reads and writes of a
  *				region touch the user's memory with page faults off only.
  *	  core.memory_lock	vfio_pci_core's. For write: the resets, moves to D3 and
@@ -112,6 +111,7 @@ enum nvgrace_gpu_ready_state {
  * @ready_lock: guards the rest; held over a whole revoke, and over a poll of the registers
  * @ready: the state; a reader of @users that finds READY has entered
  * @entered: can @users have had readers since the last revoke?
+ * @held: tasks that may be moving the device to D3 or back; above 0, @ready never becomes READY
  * @deadline: when an access stops waiting for %NVGRACE_GPU_READY, in jiffies
  * @revokes: how often @ready was revoked; does not change while @users has readers
  */
@@ -120,6 +120,7 @@ struct nvgrace_gpu_gate {
 	struct mutex ready_lock;	/* guards the rest */
 	enum nvgrace_gpu_ready_state ready;
 	bool entered;
+	unsigned int held;
 	unsigned long deadline;
 	unsigned long revokes;
 };
@@ -240,8 +241,6 @@ struct nvgrace_gpu_scrub {
  * @nr_regions: entries in @regions; 0 where firmware names no memory, and then
  *	the device behaves as it does under vfio-pci
  * @bar_lock: guards @regions[].bar_value
- * @power_lock: serializes what the VFIO user writes to the power state, with the
- *	revokes around it
  * @gate: may the memory be used now?
  * @link_reset: AER has reset the link, or is about to; AER's callbacks alone use it,
  *	which the device lock serializes
@@ -254,7 +253,6 @@ struct nvgrace_gpu_device {
 	struct nvgrace_gpu_region regions[NVGRACE_GPU_MAX_REGIONS];
 	unsigned int nr_regions;
 	spinlock_t bar_lock;	/* guards regions[].bar_value */
-	struct mutex power_lock;	/* writes of the power state */
 	struct nvgrace_gpu_gate gate;
 	bool link_reset;
 	struct nvgrace_gpu_poison poison;
@@ -284,6 +282,8 @@ int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags);
 bool nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 			     enum nvgrace_gpu_ready_state state);
 void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_gate_hold(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_gate_release(struct nvgrace_gpu_device *nvdev);
 
 /* nvgrace_gpu_debugfs.c */
 #if IS_ENABLED(CONFIG_VFIO_DEBUGFS)

@@ -11,7 +11,6 @@
  */
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
-#include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/uaccess.h>
 
@@ -201,19 +200,13 @@ static ssize_t write_core(struct nvgrace_gpu_device *nvdev,
 		return nvgrace_gpu_core_write(nvdev, buf, count, ppos);
 
 	/*
-	 * A GPU that returns from D3 may have to train. For a move to D0, the first
-	 * retrain matters: the first access in D0 must find the gate closed, and the
-	 * whole time to train left. For a move to D3, both matter: an access that found
-	 * the GPU ready has exited after the first one, an access that polls after that
-	 * holds memory_lock, and the second one ends what that may have started.
-	 * power_lock serializes the writes, so that each move is between its own two calls.
+	 * A GPU that returns from D3 may have to train, so each move revokes the gate before and
+	 * after. The hold between the two keeps an access that polls meanwhile from leaving the
+	 * gate open while VFIO moves the device to D3.
 	 */
-	if (mutex_lock_killable(&nvdev->power_lock))
-		return -EINTR;
-	nvgrace_gpu_gate_retrain(nvdev);
+	nvgrace_gpu_gate_hold(nvdev);
 	ret = nvgrace_gpu_core_write(nvdev, buf, count, ppos);
-	nvgrace_gpu_gate_retrain(nvdev);
-	mutex_unlock(&nvdev->power_lock);
+	nvgrace_gpu_gate_release(nvdev);
 	return ret;
 }
 
@@ -226,9 +219,9 @@ static ssize_t write_core(struct nvgrace_gpu_device *nvdev,
  *
  * Each emulated register takes the bytes that are its own, vfio_pci_core the rest.
  *
- * Context: Process context, no locks held; takes bar_lock, power_lock, ready_lock.
+ * Context: Process context, no locks held; takes bar_lock, ready_lock.
  * Return: bytes written; -EFAULT if @buf is bad or a part of the access is beyond
- * config space; -EINTR if the task was killed; or as vfio_pci_core_write().
+ * config space; or as vfio_pci_core_write().
  */
 ssize_t nvgrace_gpu_config_write(struct nvgrace_gpu_device *nvdev,
 				 const char __user *buf, size_t count,

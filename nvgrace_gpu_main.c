@@ -70,7 +70,6 @@ static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 	int ret;
 
 	spin_lock_init(&nvdev->bar_lock);
-	mutex_init(&nvdev->power_lock);
 	xa_init(&nvdev->poison.pages);
 
 	ret = nvgrace_gpu_gate_init(nvdev);

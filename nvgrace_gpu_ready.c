@@ -350,6 +350,13 @@ static void gate_set_state(struct nvgrace_gpu_device *nvdev,
 	gate->revokes++;
 }
 
+/* A reset that is going on stays so until its own end. */
+static void gate_retrain_locked(struct nvgrace_gpu_device *nvdev)
+{
+	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING)
+		gate_set_state(nvdev, NVGRACE_GPU_TRAINING);
+}
+
 /**
  * nvgrace_gpu_gate_init() - a gate that is closed until the registers are read
  * @nvdev: the device
@@ -413,8 +420,38 @@ bool nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev)
 {
 	mutex_lock(&nvdev->gate.ready_lock);
-	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING)
-		gate_set_state(nvdev, NVGRACE_GPU_TRAINING);
+	gate_retrain_locked(nvdev);
+	mutex_unlock(&nvdev->gate.ready_lock);
+}
+
+/**
+ * nvgrace_gpu_gate_hold() - a task is about to change the power state
+ * @nvdev: the device
+ *
+ * Until nvgrace_gpu_gate_release() each access holds memory_lock, because the gate does not
+ * become READY. VFIO holds memory_lock for write when it moves the device to D3.
+ *
+ * Context: Process context, may sleep; memory_lock must not be held.
+ */
+void nvgrace_gpu_gate_hold(struct nvgrace_gpu_device *nvdev)
+{
+	mutex_lock(&nvdev->gate.ready_lock);
+	nvdev->gate.held++;
+	gate_retrain_locked(nvdev);
+	mutex_unlock(&nvdev->gate.ready_lock);
+}
+
+/**
+ * nvgrace_gpu_gate_release() - end what nvgrace_gpu_gate_hold() began
+ * @nvdev: the device, which may have to train from now on
+ *
+ * Context: Process context, may sleep; memory_lock must not be held.
+ */
+void nvgrace_gpu_gate_release(struct nvgrace_gpu_device *nvdev)
+{
+	mutex_lock(&nvdev->gate.ready_lock);
+	nvdev->gate.held--;
+	gate_retrain_locked(nvdev);
 	mutex_unlock(&nvdev->gate.ready_lock);
 }
 
@@ -477,12 +514,7 @@ static int gate_poll(struct nvgrace_gpu_device *nvdev)
 
 	ret = nvgrace_gpu_read_status(nvdev, &status);
 	if (!ret) {
-		/*
-		 * A write of the power state, for which power_lock is held, can move the
-		 * device to D3. It takes memory_lock for that, so until it is over each
-		 * access has to hold memory_lock.
-		 */
-		if (mutex_is_locked(&nvdev->power_lock))
+		if (nvdev->gate.held)
 			return 0;
 		/* Pairs with nvgrace_gpu_gate_enter(): the poll comes before each access. */
 		smp_store_release(&nvdev->gate.ready, NVGRACE_GPU_READY);
@@ -514,12 +546,14 @@ static int gate_poll(struct nvgrace_gpu_device *nvdev)
 static bool is_powered(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 {
 	const struct vfio_pci_core_device *core = &nvdev->core;
+	pci_power_t state;
 
 	/* A bit-field in some kernels, which READ_ONCE() does not take. */
 	if (data_race(!!core->pm_runtime_engaged) && !(flags & NVGRACE_GPU_GATE_AWAKE))
 		return false;
-	return core->pdev->current_state != PCI_D3hot &&
-	       core->pdev->current_state != PCI_D3cold;
+	/* It changes with memory_lock held, or as pm_runtime_engaged says. */
+	state = data_race(core->pdev->current_state);
+	return state != PCI_D3hot && state != PCI_D3cold;
 }
 
 static int gate_lock_memory(struct vfio_pci_core_device *core, unsigned int flags)

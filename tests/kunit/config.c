@@ -56,7 +56,7 @@ struct config {
 	u8 __user *user;
 	/* The state that the last write to OWN found. */
 	enum nvgrace_gpu_ready_state ready;
-	bool locked;
+	unsigned int held;
 
 	/* The model */
 	u8 bytes[CONFIG_SIZE];
@@ -82,7 +82,7 @@ static ssize_t fake_core_write(struct nvgrace_gpu_device *nvdev,
 	struct config *config = container_of(nvdev, struct config, nvdev);
 	u64 pos = *ppos & VFIO_PCI_OFFSET_MASK;
 
-	config->locked = mutex_is_locked(&nvdev->power_lock);
+	config->held = nvdev->gate.held;
 	config->ready = nvdev->gate.ready;
 	/* Another thread finds the registers ready now, before it moves to D3. */
 	nvdev->gate.ready = NVGRACE_GPU_READY;
@@ -168,7 +168,6 @@ static struct config *new_config(struct kunit *test)
 						  MAP_ANONYMOUS | MAP_PRIVATE, 0);
 	KUNIT_ASSERT_NE(test, 0, (unsigned long)config->user);
 	spin_lock_init(&config->nvdev.bar_lock);
-	mutex_init(&config->nvdev.power_lock);
 	make_gate(test, &config->nvdev);
 	config->pdev.cfg_size = CONFIG_SIZE;
 	config->nvdev.core.pdev = &config->pdev;
@@ -378,12 +377,12 @@ static void power_state_is_written(struct kunit *test)
 		KUNIT_EXPECT_EQ_MSG(test, w->count,
 				    config_access(test, config, w->pos, w->count, true),
 				    "%s", w->name);
-		KUNIT_EXPECT_EQ_MSG(test, config->locked, w->touches, "%s", w->name);
+		KUNIT_EXPECT_EQ_MSG(test, config->held, w->touches, "%s", w->name);
 		KUNIT_EXPECT_EQ_MSG(test, config->ready, want, "%s", w->name);
 		KUNIT_EXPECT_EQ_MSG(test, gate->ready, want, "%s", w->name);
 		KUNIT_EXPECT_EQ_MSG(test, time_after(gate->deadline, jiffies), w->touches,
 				    "%s", w->name);
-		KUNIT_EXPECT_FALSE(test, mutex_is_locked(&config->nvdev.power_lock));
+		KUNIT_EXPECT_EQ(test, 0, config->nvdev.gate.held);
 	}
 
 	/* Without the capability there is no such register. */

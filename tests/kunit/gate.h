@@ -17,7 +17,6 @@ static inline void destroy_gate(void *nvdev)
 static inline void make_gate(struct kunit *test, struct nvgrace_gpu_device *nvdev)
 {
 	init_rwsem(&nvdev->core.memory_lock);
-	mutex_init(&nvdev->power_lock);
 	KUNIT_ASSERT_EQ(test, 0, nvgrace_gpu_gate_init(nvdev));
 	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, destroy_gate, nvdev));
 }

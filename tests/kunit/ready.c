@@ -350,12 +350,19 @@ static void memory_lock_during_a_power_write(struct kunit *test)
 {
 	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
 
-	mutex_lock(&gpu->nvdev.power_lock);
+	nvgrace_gpu_gate_hold(&gpu->nvdev);
+	/* Two tasks may write it at once. */
+	nvgrace_gpu_gate_hold(&gpu->nvdev);
+	nvgrace_gpu_gate_release(&gpu->nvdev);
 	KUNIT_EXPECT_EQ(test, 0, pass_gate(test, gpu, 0));
 	KUNIT_EXPECT_EQ(test, 0, pass_gate(test, gpu, 0));
 	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.ready, NVGRACE_GPU_TRAINING);
 	KUNIT_EXPECT_EQ(test, gpu->reads, 2);
-	mutex_unlock(&gpu->nvdev.power_lock);
+
+	nvgrace_gpu_gate_release(&gpu->nvdev);
+	KUNIT_EXPECT_EQ(test, 0, pass_gate(test, gpu, 0));
+	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.ready, NVGRACE_GPU_READY);
+	KUNIT_EXPECT_EQ(test, gpu->reads, 3);
 }
 
 struct inside_case {
@@ -378,13 +385,14 @@ static void revoke_waits_for_the_exit(struct kunit *test)
 	const struct inside_case *c = test->param_value;
 	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
 	struct revoker revoker = { .nvdev = &gpu->nvdev };
-	unsigned long revokes = gpu->nvdev.gate.revokes;
+	unsigned long revokes;
 	int entry;
 
 	if (c->state == NVGRACE_GPU_READY)
 		KUNIT_EXPECT_EQ(test, 0, pass_gate(test, gpu, 0));
 	if (c->power_write)
-		mutex_lock(&gpu->nvdev.power_lock);
+		nvgrace_gpu_gate_hold(&gpu->nvdev);
+	revokes = gpu->nvdev.gate.revokes;
 	entry = nvgrace_gpu_gate_enter(&gpu->nvdev, 0);
 	KUNIT_ASSERT_GE(test, entry, 0);
 
@@ -401,8 +409,6 @@ static void revoke_waits_for_the_exit(struct kunit *test)
 	flush_work(&revoker.work);
 	destroy_work_on_stack(&revoker.work);
 	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.revokes, revokes + 1);
-	if (c->power_write)
-		mutex_unlock(&gpu->nvdev.power_lock);
 	expect_unlocked(test, gpu);
 }
 

@@ -563,9 +563,6 @@ static const struct call {
 	{ "__arch_copy_to_user", "left", { EFAULT, GOES_ON } },
 	{ "memremap", "0", { ENOMEM } },
 	{ "__pm_runtime_resume", "-5", { EIO }, },
-	{ "mutex_lock_killable", "-4", { EINTR } },
-	/* The same function under lockdep. */
-	{ "mutex_lock_killable_nested", "-4", { EINTR } },
 	{ "down_read_trylock", "0", { GOES_ON } },
 	{ "down_read_interruptible", "-4", { RESTART, GOES_ON }, .with = "down_read_trylock" },
 	{ "down_read_killable", "-4",
@@ -603,7 +600,7 @@ static const struct {
 	  "returns nothing, or a value that the driver does not need" },
 	{ "up_read up_write down_read down_write mutex_lock mutex_lock_nested mutex_unlock",
 	  "locks, and sleeps" },
-	{ "__srcu_read_* synchronize_srcu_expedited mutex_trylock mutex_is_locked",
+	{ "__srcu_read_* synchronize_srcu_expedited mutex_trylock",
 	  "locks, and sleeps" },
 	{ "mutex_init_generic __mutex_init queued_spin_lock_slowpath",
 	  "locks, and sleeps" },
