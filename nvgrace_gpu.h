@@ -4,7 +4,7 @@
  *
  * The one internal header. A file calls only files below it:
  *
- *	main.c    reset.c		front door | resets and PCI errors
+ *	main.c    reset.c		front door | resets, PCI errors and power
  *	config.c  dmabuf.c  scrub.c	config space | dma-bufs | zeroes for the next user
  *	mem.c				the regions
  *	ready.c   acpi.c		can the memory be used? | firmware
@@ -36,6 +36,7 @@
 
 #include <linux/atomic.h>
 #include <linux/mutex.h>
+#include <linux/pm.h>
 #include <linux/sizes.h>
 #include <linux/spinlock.h>
 #include <linux/srcu.h>
@@ -245,6 +246,7 @@ struct nvgrace_gpu_scrub {
  * @link_reset: AER has reset the link, or is about to; AER's callbacks alone use it,
  *	which the device lock serializes
  * @poison: pages that are poisoned
+ * @pm_domain: calls the PCI bus's PM operations, and this driver's before them
  * @scrub: zeroes for the next VFIO user
  * @stats: for debugfs
  */
@@ -256,6 +258,7 @@ struct nvgrace_gpu_device {
 	struct nvgrace_gpu_gate gate;
 	bool link_reset;
 	struct nvgrace_gpu_poison poison;
+	struct dev_pm_domain pm_domain;
 	struct nvgrace_gpu_scrub scrub;
 	struct nvgrace_gpu_stats stats;
 };
@@ -354,10 +357,10 @@ void nvgrace_gpu_scrub_put(struct nvgrace_gpu_device *nvdev);
 
 /* nvgrace_gpu_reset.c */
 extern const struct pci_error_handlers nvgrace_gpu_err_handlers;
-void nvgrace_gpu_wrap_pm(struct device *dev);
+void nvgrace_gpu_pm_init(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_pm_exit(struct nvgrace_gpu_device *nvdev);
 
 #if IS_ENABLED(CONFIG_KUNIT)
-extern const struct dev_pm_ops nvgrace_gpu_pm_ops;
 extern const struct pci_device_id nvgrace_gpu_ids[];
 ssize_t nvgrace_gpu_core_read(struct nvgrace_gpu_device *nvdev,
 			      char __user *buf, size_t count, loff_t *ppos);

@@ -342,6 +342,7 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 	if (ret)
 		goto out_put;
 
+	nvgrace_gpu_pm_init(nvdev);
 	get_idle(&pdev->dev);
 	ret = vfio_pci_core_register_device(&nvdev->core);
 	if (ret) {
@@ -353,7 +354,6 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 	}
 
 	nvgrace_gpu_log_regions(nvdev);
-	nvgrace_gpu_wrap_pm(&pdev->dev);
 	nvgrace_gpu_debugfs_init(nvdev);
 	/* The host, or firmware, used the memory until now. */
 	nvgrace_gpu_scrub_start(nvdev);
@@ -361,6 +361,7 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 
 out_idle:
 	put_idle(&pdev->dev);
+	nvgrace_gpu_pm_exit(nvdev);
 out_put:
 	nvgrace_gpu_scrub_exit(nvdev);
 	vfio_put_device(&nvdev->core.vdev);
@@ -373,6 +374,7 @@ static void nvgrace_gpu_remove(struct pci_dev *pdev)
 
 	vfio_pci_core_unregister_device(core);
 	nvgrace_gpu_scrub_exit(to_nvdev(core));
+	nvgrace_gpu_pm_exit(to_nvdev(core));
 	put_idle(&pdev->dev);
 	vfio_put_device(&core->vdev);
 }

@@ -7,7 +7,7 @@
  */
 #include <kunit/visibility.h>
 #include <linux/pci.h>
-#include <linux/pm_runtime.h>
+#include <linux/pm_domain.h>
 
 #include "nvgrace_gpu.h"
 
@@ -99,70 +99,77 @@ const struct pci_error_handlers nvgrace_gpu_err_handlers = {
 	.reset_done	= nvgrace_gpu_reset_done,
 };
 
-/* vfio_pci_core's, which handle runtime PM only. It does not export them. */
-static const struct dev_pm_ops *core_pm_ops;
-
 /*
  * vfio_pci_core lets an open device suspend only after its VFIO user has allowed that. It
  * has zapped the mappings and set pm_runtime_engaged by then, so the gate refuses faults.
  * One that had entered before may have mapped a page after that zap.
  */
-static int runtime_suspend(struct device *dev)
+static int nvgrace_gpu_runtime_suspend(struct device *dev)
 {
 	struct nvgrace_gpu_device *nvdev = to_nvdev(dev_get_drvdata(dev));
-	const struct dev_pm_ops *core = READ_ONCE(core_pm_ops);
 
 	nvgrace_gpu_gate_retrain(nvdev);
 	nvgrace_gpu_zap_regions(nvdev);
-	return core && core->runtime_suspend ? core->runtime_suspend(dev) : 0;
+	return dev->bus->pm->runtime_suspend(dev);
 }
 
 /*
- * The GPU is back in D0 and may have to train. The driver revokes the gate before it calls
- * vfio_pci_core, because vfio_pci_core may clear pm_runtime_engaged and so admit faults.
+ * The GPU returns to D0 and may have to train. The driver revokes the gate before
+ * vfio_pci_core clears pm_runtime_engaged, which admits faults.
  */
-static int runtime_resume(struct device *dev)
+static int nvgrace_gpu_runtime_resume(struct device *dev)
 {
-	const struct dev_pm_ops *core = READ_ONCE(core_pm_ops);
-
 	nvgrace_gpu_gate_retrain(to_nvdev(dev_get_drvdata(dev)));
-	return core && core->runtime_resume ? core->runtime_resume(dev) : 0;
+	return dev->bus->pm->runtime_resume(dev);
 }
 
 /* The host suspends: afterwards no task may find the memory mapped before it is trained. */
-static int system_suspend(struct device *dev)
+static int nvgrace_gpu_pm_prepare(struct device *dev)
 {
-	begin_reset(to_nvdev(dev_get_drvdata(dev)));
-	return 0;
+	int ret = dev->bus->pm->prepare(dev);
+
+	if (ret >= 0)
+		begin_reset(to_nvdev(dev_get_drvdata(dev)));
+	return ret;
 }
 
-static int system_resume(struct device *dev)
+static void nvgrace_gpu_pm_complete(struct device *dev)
 {
+	dev->bus->pm->complete(dev);
 	begin_training(to_nvdev(dev_get_drvdata(dev)));
-	return 0;
 }
-
-VISIBLE_IF_KUNIT const struct dev_pm_ops nvgrace_gpu_pm_ops = {
-	SYSTEM_SLEEP_PM_OPS(system_suspend, system_resume)
-	RUNTIME_PM_OPS(runtime_suspend, runtime_resume, NULL)
-};
 
 /**
- * nvgrace_gpu_wrap_pm() - see the power management of a device before vfio_pci_core
- * @dev: the GPU, just registered with vfio_pci_core
+ * nvgrace_gpu_pm_init() - see a device suspend and resume, before vfio_pci_core does
+ * @nvdev: the device, which is being bound
  *
- * vfio_pci_core sets the PM ops of the driver whenever it registers a device. Until
- * this function has set them back, the driver does not see another GPU suspend or
- * resume. Either is enough to revoke, so that no GPU stays ready unless it did both.
+ * vfio_pci_core stores PM ops of its own in the driver whenever it registers a device. Thus the
+ * driver gives each device a PM domain, which calls the PCI bus's operations.
+ *
+ * Context: Process context. nvgrace_gpu_pm_exit() undoes this.
+ */
+void nvgrace_gpu_pm_init(struct nvgrace_gpu_device *nvdev)
+{
+	struct device *dev = &nvdev->core.pdev->dev;
+
+	if (!dev->bus->pm)
+		return;
+
+	nvdev->pm_domain.ops = *dev->bus->pm;
+	nvdev->pm_domain.ops.prepare = nvgrace_gpu_pm_prepare;
+	nvdev->pm_domain.ops.complete = nvgrace_gpu_pm_complete;
+	nvdev->pm_domain.ops.runtime_suspend = nvgrace_gpu_runtime_suspend;
+	nvdev->pm_domain.ops.runtime_resume = nvgrace_gpu_runtime_resume;
+	dev_pm_domain_set(dev, &nvdev->pm_domain);
+}
+
+/**
+ * nvgrace_gpu_pm_exit() - undo nvgrace_gpu_pm_init()
+ * @nvdev: the device
  *
  * Context: Process context.
  */
-void nvgrace_gpu_wrap_pm(struct device *dev)
+void nvgrace_gpu_pm_exit(struct nvgrace_gpu_device *nvdev)
 {
-	const struct dev_pm_ops *pm = READ_ONCE(dev->driver->pm);
-
-	if (pm == &nvgrace_gpu_pm_ops)
-		return;
-	WRITE_ONCE(core_pm_ops, pm);
-	WRITE_ONCE(dev->driver->pm, pm_ptr(&nvgrace_gpu_pm_ops));
+	dev_pm_domain_set(&nvdev->core.pdev->dev, NULL);
 }

@@ -22,6 +22,7 @@ enum step {
 	FAILED,
 	SLOT_RESET,
 	RESUME,
+	RUNTIME_SUSPEND,
 	RUNTIME_RESUME,
 	HOST_SUSPEND,
 	HOST_RESUME,
@@ -30,6 +31,35 @@ enum step {
 struct fixture {
 	struct nvgrace_gpu_device nvdev;
 	struct pci_dev pdev;
+	unsigned int bus_calls;
+	enum nvgrace_gpu_ready_state at_bus_call;
+	int bus_ret;
+};
+
+static int bus_call(struct device *dev)
+{
+	struct fixture *f = container_of(to_pci_dev(dev), struct fixture, pdev);
+
+	f->bus_calls++;
+	f->at_bus_call = f->nvdev.gate.ready;
+	return f->bus_ret;
+}
+
+static void bus_complete(struct device *dev)
+{
+	bus_call(dev);
+}
+
+static const struct dev_pm_ops bus_pm = {
+	.prepare = bus_call,
+	.complete = bus_complete,
+	.suspend_noirq = bus_call,
+	.runtime_suspend = bus_call,
+	.runtime_resume = bus_call,
+};
+
+static const struct bus_type bus = {
+	.pm = &bus_pm,
 };
 
 static int fixture_init(struct kunit *test)
@@ -50,13 +80,17 @@ static int fixture_init(struct kunit *test)
 	f->nvdev.regions[0].bar_value = BAR_VALUE;
 	f->nvdev.core.pdev = &f->pdev;
 	dev_set_drvdata(&f->pdev.dev, &f->nvdev.core);
+
+	f->pdev.dev.bus = &bus;
+	spin_lock_init(&f->pdev.dev.power.lock);
+	nvgrace_gpu_pm_init(&f->nvdev);
 	return 0;
 }
 
 static void do_step(struct fixture *f, enum step step)
 {
 	const struct pci_error_handlers *err = &nvgrace_gpu_err_handlers;
-	const struct dev_pm_ops *pm = &nvgrace_gpu_pm_ops;
+	const struct dev_pm_ops *pm = &f->nvdev.pm_domain.ops;
 	struct pci_dev *pdev = &f->pdev;
 
 	switch (step) {
@@ -83,14 +117,17 @@ static void do_step(struct fixture *f, enum step step)
 	case RESUME:
 		err->resume(pdev);
 		break;
+	case RUNTIME_SUSPEND:
+		pm->runtime_suspend(&pdev->dev);
+		break;
 	case RUNTIME_RESUME:
 		pm->runtime_resume(&pdev->dev);
 		break;
 	case HOST_SUSPEND:
-		pm->suspend(&pdev->dev);
+		pm->prepare(&pdev->dev);
 		break;
 	case HOST_RESUME:
-		pm->resume(&pdev->dev);
+		pm->complete(&pdev->dev);
 		break;
 	}
 }
@@ -103,37 +140,43 @@ struct sequence {
 	bool resets;
 };
 
+#define READY		NVGRACE_GPU_READY
+#define TRAINING	NVGRACE_GPU_TRAINING
+#define RESETTING	NVGRACE_GPU_RESETTING
+
 static const struct sequence sequences[] = {
 	{ "reset", { RESET_PREPARE, RESET_DONE },
-	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, true },
+	  RESETTING, TRAINING, true },
 	{ "reset that was not announced", { RESET_DONE },
-	  NVGRACE_GPU_READY, NVGRACE_GPU_TRAINING, true },
+	  READY, TRAINING, true },
 	/* AER resets the link, and makes callbacks only before and after that. */
 	{ "fatal error", { FATAL, RESUME },
-	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, true },
+	  RESETTING, TRAINING, true },
 	{ "fatal error, slot reset", { FATAL, SLOT_RESET, RESUME },
-	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, true },
+	  RESETTING, TRAINING, true },
 	{ "fatal error, failed", { FATAL, FAILED },
-	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, true },
+	  RESETTING, TRAINING, true },
 	/* Whether the bus is reset depends on the neighbours. */
 	{ "non-fatal error", { NON_FATAL, RESUME },
-	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, false },
+	  RESETTING, TRAINING, false },
 	{ "non-fatal error, bus reset", { NON_FATAL, SLOT_RESET, RESUME },
-	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, true },
+	  RESETTING, TRAINING, true },
 	{ "non-fatal error, failed", { NON_FATAL, FAILED },
-	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, false },
+	  RESETTING, TRAINING, false },
 	{ "non-fatal error after a fatal one", { FATAL, NON_FATAL, RESUME },
-	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, false },
+	  RESETTING, TRAINING, false },
 	/* The user resets the GPU first, and AER does later. */
 	{ "user's reset before AER's", { FATAL, RESET_PREPARE, RESET_DONE, RESUME },
-	  NVGRACE_GPU_TRAINING, NVGRACE_GPU_TRAINING, true },
+	  TRAINING, TRAINING, true },
+	{ "runtime suspend", { RUNTIME_SUSPEND }, READY, TRAINING, false },
 	{ "runtime resume", { RUNTIME_RESUME },
-	  NVGRACE_GPU_READY, NVGRACE_GPU_TRAINING, false },
+	  READY, TRAINING, false },
 	/* Runtime PM does not end a reset. */
+	{ "runtime suspend in a reset", { RESET_PREPARE, RUNTIME_SUSPEND },
+	  RESETTING, RESETTING, false },
 	{ "runtime resume in a reset", { RESET_PREPARE, RUNTIME_RESUME },
-	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_RESETTING, false },
-	{ "host suspend", { HOST_SUSPEND, HOST_RESUME },
-	  NVGRACE_GPU_RESETTING, NVGRACE_GPU_TRAINING, false },
+	  RESETTING, RESETTING, false },
+	{ "host suspend", { HOST_SUSPEND, HOST_RESUME }, RESETTING, TRAINING, false },
 };
 
 KUNIT_ARRAY_PARAM_DESC(sequence, sequences, name);
@@ -147,36 +190,90 @@ static void callbacks(struct kunit *test)
 	int i, last = 0;
 	long left;
 
-	if (s->steps[0] == HOST_SUSPEND && !IS_ENABLED(CONFIG_PM_SLEEP))
-		kunit_skip(test, "the kernel has no SUSPEND");
-
 	gate = &f->nvdev.gate;
 	while (last < ARRAY_SIZE(s->steps) - 1 && s->steps[last + 1] != END)
 		last++;
 
-	gate->ready = NVGRACE_GPU_READY;
+	gate->ready = READY;
 	for (i = 0; i < last; i++)
 		do_step(f, s->steps[i]);
 	KUNIT_EXPECT_EQ(test, gate->ready, s->before);
 	/* The PCI core waits 60 s for a device that comes out of reset. */
-	if (gate->ready == NVGRACE_GPU_RESETTING)
+	if (gate->ready == RESETTING)
 		KUNIT_EXPECT_GT(test, gate->deadline, jiffies + 80 * HZ);
 
-	if (s->after == NVGRACE_GPU_TRAINING)
+	if (s->after == TRAINING)
 		gate->deadline = jiffies - 1;
 	do_step(f, s->steps[last]);
 	KUNIT_EXPECT_EQ(test, gate->ready, s->after);
 	left = gate->deadline - jiffies;
 	KUNIT_EXPECT_GT(test, left, 25L * HZ);
-	if (s->after == NVGRACE_GPU_TRAINING)
+	if (s->after == TRAINING)
 		KUNIT_EXPECT_LE(test, left, 30L * HZ);
 
 	KUNIT_EXPECT_EQ(test, s->resets, !!atomic_long_read(&f->nvdev.stats.resets));
 	KUNIT_EXPECT_EQ(test, f->nvdev.regions[0].bar_value, s->resets ? 0 : BAR_VALUE);
 }
 
+struct power_change {
+	const char *name;
+	enum step step;
+	enum nvgrace_gpu_ready_state at_bus_call;
+};
+
+/* The memory must not be used from before the device sleeps until after it is awake. */
+static const struct power_change power_changes[] = {
+	{ "runtime suspend", RUNTIME_SUSPEND, TRAINING },
+	{ "runtime resume", RUNTIME_RESUME, TRAINING },
+	{ "host suspend", HOST_SUSPEND, READY },
+	{ "host resume", HOST_RESUME, READY },
+};
+
+KUNIT_ARRAY_PARAM_DESC(power_change, power_changes, name);
+
+/* The PCI bus's operations run as without the driver's, once each. */
+static void bus_operations_are_called(struct kunit *test)
+{
+	const struct power_change *c = test->param_value;
+	struct fixture *f = test->priv;
+
+	KUNIT_EXPECT_PTR_EQ(test, f->pdev.dev.pm_domain, &f->nvdev.pm_domain);
+	KUNIT_EXPECT_TRUE(test, f->nvdev.pm_domain.ops.suspend_noirq == bus_call);
+	f->nvdev.gate.ready = READY;
+	do_step(f, c->step);
+	KUNIT_EXPECT_EQ(test, f->bus_calls, 1);
+	KUNIT_EXPECT_EQ(test, f->at_bus_call, c->at_bus_call);
+	KUNIT_EXPECT_NE(test, f->nvdev.gate.ready, READY);
+
+	nvgrace_gpu_pm_exit(&f->nvdev);
+	KUNIT_EXPECT_NULL(test, f->pdev.dev.pm_domain);
+}
+
+/* The PM core does not call .complete of a device whose .prepare failed. */
+static void prepare_fails(struct kunit *test)
+{
+	const struct dev_pm_ops *pm;
+	struct fixture *f = test->priv;
+
+	pm = &f->nvdev.pm_domain.ops;
+	f->nvdev.gate.ready = READY;
+	f->bus_ret = -EBUSY;
+	KUNIT_EXPECT_EQ(test, pm->prepare(&f->pdev.dev), -EBUSY);
+	KUNIT_EXPECT_EQ(test, f->nvdev.gate.ready, READY);
+	KUNIT_EXPECT_EQ(test, pm->runtime_suspend(&f->pdev.dev), -EBUSY);
+	f->nvdev.gate.ready = READY;
+	KUNIT_EXPECT_EQ(test, pm->runtime_resume(&f->pdev.dev), -EBUSY);
+
+	/* Above 0: the PM core may leave the device asleep. */
+	f->bus_ret = 1;
+	KUNIT_EXPECT_EQ(test, pm->prepare(&f->pdev.dev), 1);
+	KUNIT_EXPECT_EQ(test, f->nvdev.gate.ready, RESETTING);
+}
+
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(callbacks, sequence_gen_params),
+	KUNIT_CASE_PARAM(bus_operations_are_called, power_change_gen_params),
+	KUNIT_CASE(prepare_fails),
 	{}
 };
 

@@ -588,7 +588,7 @@ static const struct {
 	  "returns nothing, or a value that the driver does not need" },
 	{ "pci_release_selected_regions pci_unregister_driver cleanup_srcu_struct",
 	  "returns nothing, or a value that the driver does not need" },
-	{ "unregister_pfn_address_space unmap_mapping_range",
+	{ "unregister_pfn_address_space unmap_mapping_range dev_pm_domain_set",
 	  "returns nothing, or a value that the driver does not need" },
 	{ "vfio_pci_core_close_device vfio_pci_core_disable",
 	  "returns nothing, or a value that the driver does not need" },
