@@ -96,11 +96,13 @@ struct nvgrace_gpu_region {
 /**
  * enum nvgrace_gpu_ready_state - the states of the gate
  * @NVGRACE_GPU_TRAINING: not seen ready since the last reset, open, close or D3
+ * @NVGRACE_GPU_RECOVERING: the PCI core recovers the device from an error, and may reset it
  * @NVGRACE_GPU_RESETTING: a reset is going on
  * @NVGRACE_GPU_READY: the memory can be used
  */
 enum nvgrace_gpu_ready_state {
 	NVGRACE_GPU_TRAINING,
+	NVGRACE_GPU_RECOVERING,
 	NVGRACE_GPU_RESETTING,
 	NVGRACE_GPU_READY,
 };
@@ -243,10 +245,10 @@ struct nvgrace_gpu_scrub {
  *	the device behaves as it does under vfio-pci
  * @bar_lock: guards @regions[].bar_value
  * @gate: may the memory be used now?
- * @link_reset: AER has reset the link, or is about to; AER's callbacks alone use it,
- *	which the device lock serializes
  * @poison: pages that are poisoned
  * @pm_domain: calls the PCI bus's PM operations, and this driver's before them
+ * @saved_config: config space while the device is closed, or NULL; changed by probe and close
+ * @is_open: does a VFIO user own config space? Resets read it without a lock
  * @scrub: zeroes for the next VFIO user
  * @stats: for debugfs
  */
@@ -256,9 +258,10 @@ struct nvgrace_gpu_device {
 	unsigned int nr_regions;
 	spinlock_t bar_lock;	/* guards regions[].bar_value */
 	struct nvgrace_gpu_gate gate;
-	bool link_reset;
 	struct nvgrace_gpu_poison poison;
 	struct dev_pm_domain pm_domain;
+	struct pci_saved_state *saved_config;
+	bool is_open;
 	struct nvgrace_gpu_scrub scrub;
 	struct nvgrace_gpu_stats stats;
 };
@@ -275,6 +278,7 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range);
 int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev);
 bool nvgrace_gpu_is_present(struct pci_dev *pdev);
 int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev);
+bool nvgrace_gpu_has_bar0(struct pci_dev *pdev);
 int nvgrace_gpu_map_registers(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_unmap_registers(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev);
@@ -357,6 +361,8 @@ void nvgrace_gpu_scrub_put(struct nvgrace_gpu_device *nvdev);
 
 /* nvgrace_gpu_reset.c */
 extern const struct pci_error_handlers nvgrace_gpu_err_handlers;
+void nvgrace_gpu_save_config(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_restore_config(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_pm_init(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_pm_exit(struct nvgrace_gpu_device *nvdev);
 

@@ -28,6 +28,7 @@ static int ready_show(struct seq_file *seq, void *unused)
 {
 	static const char * const names[] = {
 		[NVGRACE_GPU_TRAINING] = "training",
+		[NVGRACE_GPU_RECOVERING] = "resetting",
 		[NVGRACE_GPU_RESETTING] = "resetting",
 		[NVGRACE_GPU_READY] = "ready",
 	};

@@ -87,6 +87,7 @@ static void nvgrace_gpu_release_dev(struct vfio_device *core_vdev)
 	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
 
 	xa_destroy(&nvdev->poison.pages);
+	kfree(nvdev->saved_config);
 	nvgrace_gpu_gate_destroy(nvdev);
 	vfio_pci_core_release_dev(core_vdev);
 }
@@ -132,14 +133,35 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 	return 0;
 }
 
+/*
+ * Never wait for the device lock here: unbind holds it and waits for the close. A reset that
+ * holds it makes vfio_pci_core refuse the open, and leaves config space as it was at the close.
+ */
+static void with_device_lock(struct nvgrace_gpu_device *nvdev,
+			     void (*function)(struct nvgrace_gpu_device *nvdev))
+{
+	struct device *dev = &nvdev->core.pdev->dev;
+
+	if (device_trylock(dev)) {
+		function(nvdev);
+		device_unlock(dev);
+	}
+}
+
 static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
 {
 	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
+	struct device *dev = &nvdev->core.pdev->dev;
 	int ret;
+
+	ret = pm_runtime_resume_and_get(dev);
+	if (ret)
+		return ret;
+	with_device_lock(nvdev, nvgrace_gpu_restore_config);
 
 	ret = nvgrace_gpu_scrub_get(nvdev);
 	if (ret)
-		return ret;
+		goto out_put;
 
 	ret = vfio_pci_core_enable(&nvdev->core);
 	if (ret)
@@ -149,29 +171,39 @@ static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
 	if (ret)
 		goto out_disable;
 
+	WRITE_ONCE(nvdev->is_open, true);
 	vfio_pci_core_finish_enable(&nvdev->core);
-	put_idle(&nvdev->core.pdev->dev);
+	put_idle(dev);
+	/* vfio_pci_core holds a reference of its own while the device is open. */
+	pm_runtime_put(dev);
 	return 0;
 
 out_disable:
 	vfio_pci_core_disable(&nvdev->core);
 out_scrub:
 	nvgrace_gpu_scrub_put(nvdev);
+out_put:
+	pm_runtime_put(dev);
 	return ret;
 }
 
 static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 {
 	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
+	struct device *dev = &nvdev->core.pdev->dev;
 
 	nvgrace_gpu_unwatch_poison(nvdev);
 	nvgrace_gpu_dmabuf_close(nvdev);
-	get_idle(&nvdev->core.pdev->dev);
+	get_idle(dev);
+	pm_runtime_get_noresume(dev);
 	vfio_pci_core_close_device(core_vdev);
 	nvgrace_gpu_unmap_windows(nvdev);
 	/* The core has reset the device, without calling .reset_prepare or .reset_done. */
 	nvgrace_gpu_gate_retrain(nvdev);
+	with_device_lock(nvdev, nvgrace_gpu_save_config);
+	WRITE_ONCE(nvdev->is_open, false);
 	nvgrace_gpu_scrub_put(nvdev);
+	pm_runtime_put(dev);
 }
 
 static int nvgrace_gpu_get_region_info(struct vfio_device *core_vdev,
@@ -342,6 +374,7 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 	if (ret)
 		goto out_put;
 
+	nvgrace_gpu_save_config(nvdev);
 	nvgrace_gpu_pm_init(nvdev);
 	get_idle(&pdev->dev);
 	ret = vfio_pci_core_register_device(&nvdev->core);
@@ -374,6 +407,7 @@ static void nvgrace_gpu_remove(struct pci_dev *pdev)
 
 	vfio_pci_core_unregister_device(core);
 	nvgrace_gpu_scrub_exit(to_nvdev(core));
+	nvgrace_gpu_restore_config(to_nvdev(core));
 	nvgrace_gpu_pm_exit(to_nvdev(core));
 	put_idle(&pdev->dev);
 	vfio_put_device(&core->vdev);

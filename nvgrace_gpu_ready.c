@@ -39,12 +39,14 @@
 #define BAR0_NOT_STARTED	0
 
 /*
- * How long training may take, and how long a reset: the PCI core itself waits up to
- * 60 s for a device, after up to 20 s in ACPI's _RST. And how long to sleep between
- * two polls.
+ * How long training may take. How long a reset may: the PCI core itself waits up to 60 s for
+ * a device, after up to 20 s in ACPI's _RST. How long the recovery from an error that did not
+ * stop the device may: the PCI core asks each driver on the bus. And how long to sleep
+ * between two polls.
  */
 #define TRAINING_LIMIT_S	30
 #define RESET_LIMIT_S		120
+#define RECOVERY_LIMIT_S	2
 #define POLL_MAX_MS		128
 
 /* ORed into the SRCU index, which is 0 or 1: memory_lock is held. */
@@ -294,7 +296,7 @@ int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev)
  * nvgrace_gpu_map_registers() - let the gate poll a device that is not open
  * @nvdev: the device, in D0
  *
- * While the device is open vfio_pci_core has BAR0 mapped, and knows its address. Until
+ * While the device is open vfio_pci_core has BAR0 mapped. Until
  * nvgrace_gpu_unmap_registers() it must not be opened.
  *
  * Context: Process context, may sleep.
@@ -307,9 +309,7 @@ int nvgrace_gpu_map_registers(struct nvgrace_gpu_device *nvdev)
 	struct vfio_pci_core_device *core = &nvdev->core;
 	struct pci_dev *pdev = core->pdev;
 
-	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_0, &core->rbar[0]);
-	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_1, &core->rbar[1]);
-	if ((core->rbar[0] & PCI_BASE_ADDRESS_MEM_MASK) != lower_32_bits(pci_bus_address(pdev, 0)))
+	if (!nvgrace_gpu_has_bar0(pdev))
 		return -EIO;
 
 	return enable_bar0(pdev, &core->barmap[0]);
@@ -331,7 +331,19 @@ void nvgrace_gpu_unmap_registers(struct nvgrace_gpu_device *nvdev)
 
 static unsigned int limit_s(enum nvgrace_gpu_ready_state state)
 {
-	return state == NVGRACE_GPU_RESETTING ? RESET_LIMIT_S : TRAINING_LIMIT_S;
+	switch (state) {
+	case NVGRACE_GPU_RECOVERING:
+		return RECOVERY_LIMIT_S;
+	case NVGRACE_GPU_RESETTING:
+		return RESET_LIMIT_S;
+	default:
+		return TRAINING_LIMIT_S;
+	}
+}
+
+static bool in_reset(enum nvgrace_gpu_ready_state state)
+{
+	return state == NVGRACE_GPU_RESETTING || state == NVGRACE_GPU_RECOVERING;
 }
 
 static void gate_set_state(struct nvgrace_gpu_device *nvdev,
@@ -353,7 +365,7 @@ static void gate_set_state(struct nvgrace_gpu_device *nvdev,
 /* A reset that is going on stays so until its own end. */
 static void gate_retrain_locked(struct nvgrace_gpu_device *nvdev)
 {
-	if (nvdev->gate.ready != NVGRACE_GPU_RESETTING)
+	if (!in_reset(nvdev->gate.ready))
 		gate_set_state(nvdev, NVGRACE_GPU_TRAINING);
 }
 
@@ -386,9 +398,9 @@ void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev)
 /**
  * nvgrace_gpu_gate_revoke() - the memory can be used no more
  * @nvdev: the device
- * @state: %NVGRACE_GPU_RESETTING if a reset begins, so that what the registers read
- *	until its end means nothing; %NVGRACE_GPU_TRAINING if the GPU may have to
- *	train from now on
+ * @state: %NVGRACE_GPU_RESETTING or %NVGRACE_GPU_RECOVERING if a reset begins, or may, so
+ *	that what the registers read until its end means nothing; %NVGRACE_GPU_TRAINING if
+ *	the GPU may have to train from now on
  *
  * All that had entered the gate have exited when this returns. The time that the
  * reset has to end, or the GPU to get ready, starts.
@@ -456,6 +468,34 @@ void nvgrace_gpu_gate_release(struct nvgrace_gpu_device *nvdev)
 }
 
 /**
+ * nvgrace_gpu_has_bar0() - is BAR0 at the address that the PCI core gave it?
+ * @pdev: the GPU, in D0
+ *
+ * A reset clears the address. AER leaves it so.
+ *
+ * Context: Process context.
+ * Return: true if it is, or if the device has no memory in BAR0.
+ */
+bool nvgrace_gpu_has_bar0(struct pci_dev *pdev)
+{
+	u32 low, high;
+	u64 address;
+
+	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_has_bar0, pdev);
+
+	if (!(pci_resource_flags(pdev, 0) & IORESOURCE_MEM))
+		return true;
+
+	address = pci_bus_address(pdev, 0);
+	high = upper_32_bits(address);
+	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_0, &low);
+	if (pci_resource_flags(pdev, 0) & IORESOURCE_MEM_64)
+		pci_read_config_dword(pdev, PCI_BASE_ADDRESS_1, &high);
+	return (low & PCI_BASE_ADDRESS_MEM_MASK) == lower_32_bits(address) &&
+	       high == upper_32_bits(address);
+}
+
+/**
  * nvgrace_gpu_read_status() - do the registers say that the GPU is ready?
  * @nvdev: the device, in D0
  * @status: what the registers read, untouched if BAR0 cannot be read
@@ -472,7 +512,6 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 					     struct nvgrace_gpu_status *status)
 {
 	struct pci_dev *pdev = nvdev->core.pdev;
-	u32 low, high;
 	u16 command;
 
 	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_read_status, nvdev, status);
@@ -489,51 +528,54 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 	 * AER leaves config space as the reset left it, and only the VMM can
 	 * restore it. Until then BAR0 may decode addresses of another device.
 	 */
-	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_0, &low);
-	pci_read_config_dword(pdev, PCI_BASE_ADDRESS_1, &high);
-	if (low != nvdev->core.rbar[0] || high != nvdev->core.rbar[1])
+	if (!nvgrace_gpu_has_bar0(pdev))
 		return -EIO;
 
 	return read_registers(pdev, nvdev->core.barmap[0], status);
 }
 
-/* The state is not READY: read the registers, unless a reset is going on. */
+/* Returns 0 if the caller may enter; memory_lock and ready_lock are held. */
 static int gate_poll(struct nvgrace_gpu_device *nvdev)
 {
 	struct nvgrace_gpu_status status = {
 		.link = (u32)PCI_ERROR_RESPONSE,
 		.memory = (u32)PCI_ERROR_RESPONSE,
 	};
-	enum nvgrace_gpu_ready_state state = nvdev->gate.ready;
-	bool late = time_after_eq(jiffies, nvdev->gate.deadline);
+	struct nvgrace_gpu_gate *gate = &nvdev->gate;
+	bool late = time_after_eq(jiffies, gate->deadline);
 	int ret;
 
-	/* A reset that was not seen to end in its time has failed. */
-	if (state == NVGRACE_GPU_RESETTING && !late)
-		return -EAGAIN;
+	if (in_reset(gate->ready)) {
+		if (!late)
+			return -EAGAIN;
+		/* Nothing reported the end, so the registers have to tell. */
+		gate_set_state(nvdev, NVGRACE_GPU_TRAINING);
+		late = false;
+	}
 
 	ret = nvgrace_gpu_read_status(nvdev, &status);
-	if (!ret) {
-		if (nvdev->gate.held)
+	if (ret == -EAGAIN && !late)
+		return ret;
+
+	switch (ret) {
+	case 0:
+		if (gate->held)
 			return 0;
 		/* Pairs with nvgrace_gpu_gate_enter(): the poll comes before each access. */
-		smp_store_release(&nvdev->gate.ready, NVGRACE_GPU_READY);
+		smp_store_release(&gate->ready, NVGRACE_GPU_READY);
 		return 0;
-	}
-	if (ret == -ENOLINK)
+	case -ENOLINK:
 		dev_err_ratelimited(&nvdev->core.pdev->dev,
 				    "BAR0+0x%x (C2C link) reads 0x%x, a failure code: only a reset can mend that\n",
 				    BAR0_C2C_LINK, status.link);
-	if (ret != -EAGAIN)
-		return -EIO;
-	if (!late)
-		return -EAGAIN;
-
-	dev_err_ratelimited(&nvdev->core.pdev->dev,
-			    "not ready after %u s: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x\n",
-			    limit_s(state),
-			    BAR0_C2C_LINK, status.link,
-			    BAR0_HBM_TRAINING, status.memory);
+		break;
+	case -EAGAIN:
+		dev_err_ratelimited(&nvdev->core.pdev->dev,
+				    "not ready after %u s: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x\n",
+				    TRAINING_LIMIT_S, BAR0_C2C_LINK, status.link,
+				    BAR0_HBM_TRAINING, status.memory);
+		break;
+	}
 	return -EIO;
 }
 

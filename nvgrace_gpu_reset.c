@@ -2,23 +2,22 @@
 /*
  * Resets, PCI errors and power: what takes the memory away, and gives it back
  *
- * The gate is closed and the mappings are zapped. After a reset what the guest wrote
- * to the BAR registers is gone, too.
+ * The driver closes the gate and zaps the mappings. A reset also clears what the guest wrote
+ * to the BAR registers.
  */
+#include <kunit/static_stub.h>
 #include <kunit/visibility.h>
 #include <linux/pci.h>
 #include <linux/pm_domain.h>
 
 #include "nvgrace_gpu.h"
 
-/* From here until the reset is over there is no memory. */
-static void begin_reset(struct nvgrace_gpu_device *nvdev)
+static void begin_reset(struct nvgrace_gpu_device *nvdev, enum nvgrace_gpu_ready_state state)
 {
-	nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_RESETTING);
+	nvgrace_gpu_gate_revoke(nvdev, state);
 	nvgrace_gpu_zap_regions(nvdev);
 }
 
-/* There is memory again, as soon as it is trained. */
 static void begin_training(struct nvgrace_gpu_device *nvdev)
 {
 	/* Something is mapped if the reset was not announced, or if the gate gave it up. */
@@ -26,8 +25,56 @@ static void begin_training(struct nvgrace_gpu_device *nvdev)
 		nvgrace_gpu_zap_regions(nvdev);
 }
 
+/**
+ * nvgrace_gpu_save_config() - remember the config space of a GPU that is not open
+ * @nvdev: the device, in D0, and its config space as the PCI core or VFIO left it
+ *
+ * If memory is short, the driver keeps what it has remembered.
+ *
+ * Context: Process context; the device lock is held, because resets save and restore config
+ * space, too.
+ */
+void nvgrace_gpu_save_config(struct nvgrace_gpu_device *nvdev)
+{
+	struct pci_dev *pdev = nvdev->core.pdev;
+	struct pci_saved_state *state = NULL;
+
+	if (nvgrace_gpu_has_bar0(pdev) && !pci_save_state(pdev))
+		state = pci_store_saved_state(pdev);
+	if (!state)
+		return;
+	kfree(nvdev->saved_config);
+	nvdev->saved_config = state;
+}
+
+/**
+ * nvgrace_gpu_restore_config() - restore the config space of a GPU that is not open
+ * @nvdev: the device, in D0
+ *
+ * AER resets a link and restores nothing. A later reset saves and restores what AER left, so
+ * the GPU would be lost to all who open it, and to the next driver. While the GPU is open,
+ * its VMM gets an error event, and has to reset it.
+ *
+ * Context: Process context; the device lock is held, because resets save and restore config
+ * space, too.
+ */
+void nvgrace_gpu_restore_config(struct nvgrace_gpu_device *nvdev)
+{
+	struct pci_dev *pdev = nvdev->core.pdev;
+
+	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_restore_config, nvdev);
+
+	if (nvgrace_gpu_has_bar0(pdev) || !nvdev->saved_config || !nvgrace_gpu_is_present(pdev))
+		return;
+	pci_info(pdev, "a reset cost its config space, which the driver restores\n");
+	if (!pci_load_saved_state(pdev, nvdev->saved_config))
+		pci_restore_state(pdev);
+}
+
 static void end_reset(struct nvgrace_gpu_device *nvdev)
 {
+	if (!READ_ONCE(nvdev->is_open))
+		nvgrace_gpu_restore_config(nvdev);
 	nvgrace_gpu_config_reset(nvdev);
 	atomic_long_inc(&nvdev->stats.resets);
 	begin_training(nvdev);
@@ -40,7 +87,7 @@ static void end_reset(struct nvgrace_gpu_device *nvdev)
  */
 static void nvgrace_gpu_reset_prepare(struct pci_dev *pdev)
 {
-	begin_reset(to_nvdev(dev_get_drvdata(&pdev->dev)));
+	begin_reset(to_nvdev(dev_get_drvdata(&pdev->dev)), NVGRACE_GPU_RESETTING);
 }
 
 static void nvgrace_gpu_reset_done(struct pci_dev *pdev)
@@ -48,42 +95,35 @@ static void nvgrace_gpu_reset_done(struct pci_dev *pdev)
 	end_reset(to_nvdev(dev_get_drvdata(&pdev->dev)));
 }
 
+/*
+ * Recovery from an error may reset the link without calling .reset_prepare, or may reset
+ * nothing: .slot_reset alone does not say. A reset leaves BAR0 without its address.
+ */
 static void end_recovery(struct nvgrace_gpu_device *nvdev)
 {
-	if (nvdev->link_reset)
-		end_reset(nvdev);
-	else
+	if (nvgrace_gpu_has_bar0(nvdev->core.pdev))
 		begin_training(nvdev);
-	nvdev->link_reset = false;
+	else
+		end_reset(nvdev);
 }
 
 /*
- * AER resets the link without calling .reset_prepare; .error_detected is the only
- * notice. For a frozen channel the reset is certain. For a non-fatal error it depends
- * on the neighbours' drivers. A recovery that fails ends without .resume: newer kernels
- * report pci_channel_io_perm_failure then. 6.12 reports nothing, and the gate stays
- * RESETTING until its deadline.
+ * A recovery that fails ends without .resume: newer kernels report
+ * pci_channel_io_perm_failure then. 6.12 reports nothing, and the gate polls the registers
+ * again after its deadline.
  */
 static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
 						   pci_channel_state_t state)
 {
-	struct nvgrace_gpu_device *nvdev =
-		to_nvdev(dev_get_drvdata(&pdev->dev));
+	struct nvgrace_gpu_device *nvdev = to_nvdev(dev_get_drvdata(&pdev->dev));
 
-	if (state == pci_channel_io_perm_failure) {
+	if (state == pci_channel_io_perm_failure)
 		end_recovery(nvdev);
-	} else {
-		nvdev->link_reset = state == pci_channel_io_frozen;
-		begin_reset(nvdev);
-	}
+	else
+		begin_reset(nvdev, state == pci_channel_io_frozen ? NVGRACE_GPU_RESETTING :
+								    NVGRACE_GPU_RECOVERING);
 
 	return vfio_pci_core_aer_err_detected(pdev, state);
-}
-
-static pci_ers_result_t nvgrace_gpu_slot_reset(struct pci_dev *pdev)
-{
-	to_nvdev(dev_get_drvdata(&pdev->dev))->link_reset = true;
-	return PCI_ERS_RESULT_NONE;
 }
 
 static void nvgrace_gpu_error_resume(struct pci_dev *pdev)
@@ -93,7 +133,6 @@ static void nvgrace_gpu_error_resume(struct pci_dev *pdev)
 
 const struct pci_error_handlers nvgrace_gpu_err_handlers = {
 	.error_detected	= nvgrace_gpu_error_detected,
-	.slot_reset	= nvgrace_gpu_slot_reset,
 	.resume		= nvgrace_gpu_error_resume,
 	.reset_prepare	= nvgrace_gpu_reset_prepare,
 	.reset_done	= nvgrace_gpu_reset_done,
@@ -129,7 +168,7 @@ static int nvgrace_gpu_pm_prepare(struct device *dev)
 	int ret = dev->bus->pm->prepare(dev);
 
 	if (ret >= 0)
-		begin_reset(to_nvdev(dev_get_drvdata(dev)));
+		begin_reset(to_nvdev(dev_get_drvdata(dev)), NVGRACE_GPU_RESETTING);
 	return ret;
 }
 

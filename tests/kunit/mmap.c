@@ -519,6 +519,7 @@ static void reset_zaps(struct kunit *test)
 
 	dev_set_drvdata(&f->pdev.dev, &f->nvdev.core);
 	spin_lock_init(&f->nvdev.bar_lock);
+	f->nvdev.is_open = true;
 	kunit_activate_static_stub(test, nvgrace_gpu_read_status, fake_read_status);
 	f->nvdev.gate.ready = NVGRACE_GPU_TRAINING;
 

@@ -225,8 +225,11 @@ static const struct enter_case enter_cases[] = {
 	{ "link failed", NVGRACE_GPU_TRAINING, -ENOLINK, false, -EIO, NVGRACE_GPU_TRAINING, 1 },
 	/* The registers may still read as before the reset. */
 	{ "in reset", NVGRACE_GPU_RESETTING, 0, false, -EAGAIN, NVGRACE_GPU_RESETTING, 0 },
-	{ "in reset, without end", NVGRACE_GPU_RESETTING, -EAGAIN, true, -EIO,
-	  NVGRACE_GPU_RESETTING, 1 },
+	{ "in reset, without end", NVGRACE_GPU_RESETTING, -EAGAIN, true, -EAGAIN,
+	  NVGRACE_GPU_TRAINING, 1 },
+	{ "in recovery", NVGRACE_GPU_RECOVERING, 0, false, -EAGAIN, NVGRACE_GPU_RECOVERING, 0 },
+	{ "recovery was not seen to end", NVGRACE_GPU_RECOVERING, 0, true, 0,
+	  NVGRACE_GPU_READY, 1 },
 	{ "reset was not seen to end", NVGRACE_GPU_RESETTING, 0, true, 0,
 	  NVGRACE_GPU_READY, 1 },
 };
@@ -297,6 +300,7 @@ static const struct retrain_case retrain_cases[] = {
 	{ "ready", NVGRACE_GPU_READY, NVGRACE_GPU_TRAINING, true },
 	{ "training", NVGRACE_GPU_TRAINING, NVGRACE_GPU_TRAINING, true },
 	{ "in reset", NVGRACE_GPU_RESETTING, NVGRACE_GPU_RESETTING, false },
+	{ "in recovery", NVGRACE_GPU_RECOVERING, NVGRACE_GPU_RECOVERING, false },
 };
 
 KUNIT_ARRAY_PARAM_DESC(retrain, retrain_cases, name);

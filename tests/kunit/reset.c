@@ -3,7 +3,9 @@
  * Resets, PCI errors and power changes revoke the gate and clear the BAR registers. The tests
  * make the callbacks that the PCI core and runtime PM make
  */
+#include <kunit/static_stub.h>
 #include <kunit/test.h>
+#include <kunit/test-bug.h>
 #include <linux/jiffies.h>
 #include <linux/pci.h>
 #include <linux/pm.h>
@@ -20,7 +22,7 @@ enum step {
 	NON_FATAL,
 	FATAL,
 	FAILED,
-	SLOT_RESET,
+	LINK_RESET,		/* of which no callback tells */
 	RESUME,
 	RUNTIME_SUSPEND,
 	RUNTIME_RESUME,
@@ -31,10 +33,22 @@ enum step {
 struct fixture {
 	struct nvgrace_gpu_device nvdev;
 	struct pci_dev pdev;
+	bool lost_bar0;
+	unsigned int restores;
 	unsigned int bus_calls;
 	enum nvgrace_gpu_ready_state at_bus_call;
 	int bus_ret;
 };
+
+static bool fake_has_bar0(struct pci_dev *pdev)
+{
+	return !container_of(pdev, struct fixture, pdev)->lost_bar0;
+}
+
+static void fake_restore_config(struct nvgrace_gpu_device *nvdev)
+{
+	container_of(nvdev, struct fixture, nvdev)->restores++;
+}
 
 static int bus_call(struct device *dev)
 {
@@ -84,6 +98,9 @@ static int fixture_init(struct kunit *test)
 	f->pdev.dev.bus = &bus;
 	spin_lock_init(&f->pdev.dev.power.lock);
 	nvgrace_gpu_pm_init(&f->nvdev);
+
+	kunit_activate_static_stub(test, nvgrace_gpu_has_bar0, fake_has_bar0);
+	kunit_activate_static_stub(test, nvgrace_gpu_restore_config, fake_restore_config);
 	return 0;
 }
 
@@ -111,8 +128,8 @@ static void do_step(struct fixture *f, enum step step)
 	case FAILED:
 		err->error_detected(pdev, pci_channel_io_perm_failure);
 		break;
-	case SLOT_RESET:
-		err->slot_reset(pdev);
+	case LINK_RESET:
+		f->lost_bar0 = true;
 		break;
 	case RESUME:
 		err->resume(pdev);
@@ -143,34 +160,28 @@ struct sequence {
 #define READY		NVGRACE_GPU_READY
 #define TRAINING	NVGRACE_GPU_TRAINING
 #define RESETTING	NVGRACE_GPU_RESETTING
+#define RECOVERING	NVGRACE_GPU_RECOVERING
 
 static const struct sequence sequences[] = {
-	{ "reset", { RESET_PREPARE, RESET_DONE },
+	{ "reset", { RESET_PREPARE, RESET_DONE }, RESETTING, TRAINING, true },
+	{ "reset that was not announced", { RESET_DONE }, READY, TRAINING, true },
+	/* The recovery resets the link, and makes callbacks only before and after that. */
+	{ "fatal error", { FATAL, LINK_RESET, RESUME }, RESETTING, TRAINING, true },
+	{ "fatal error, failed", { FATAL, FAILED }, RESETTING, TRAINING, false },
+	{ "fatal error, failed after the reset", { FATAL, LINK_RESET, FAILED },
 	  RESETTING, TRAINING, true },
-	{ "reset that was not announced", { RESET_DONE },
-	  READY, TRAINING, true },
-	/* AER resets the link, and makes callbacks only before and after that. */
-	{ "fatal error", { FATAL, RESUME },
+	/* 6.12 calls .slot_reset without a reset. Newer kernels reset for a neighbour. */
+	{ "non-fatal error", { NON_FATAL, RESUME }, RECOVERING, TRAINING, false },
+	{ "non-fatal error, bus reset", { NON_FATAL, LINK_RESET, RESUME },
+	  RECOVERING, TRAINING, true },
+	{ "non-fatal error, failed", { NON_FATAL, FAILED }, RECOVERING, TRAINING, false },
+	{ "non-fatal error, then a fatal one", { NON_FATAL, FATAL, LINK_RESET, RESUME },
 	  RESETTING, TRAINING, true },
-	{ "fatal error, slot reset", { FATAL, SLOT_RESET, RESUME },
-	  RESETTING, TRAINING, true },
-	{ "fatal error, failed", { FATAL, FAILED },
-	  RESETTING, TRAINING, true },
-	/* Whether the bus is reset depends on the neighbours. */
-	{ "non-fatal error", { NON_FATAL, RESUME },
-	  RESETTING, TRAINING, false },
-	{ "non-fatal error, bus reset", { NON_FATAL, SLOT_RESET, RESUME },
-	  RESETTING, TRAINING, true },
-	{ "non-fatal error, failed", { NON_FATAL, FAILED },
-	  RESETTING, TRAINING, false },
-	{ "non-fatal error after a fatal one", { FATAL, NON_FATAL, RESUME },
-	  RESETTING, TRAINING, false },
-	/* The user resets the GPU first, and AER does later. */
-	{ "user's reset before AER's", { FATAL, RESET_PREPARE, RESET_DONE, RESUME },
+	/* The VFIO user resets the GPU first, and the PCI core does not. */
+	{ "user's reset in a recovery", { FATAL, RESET_PREPARE, RESET_DONE, RESUME },
 	  TRAINING, TRAINING, true },
 	{ "runtime suspend", { RUNTIME_SUSPEND }, READY, TRAINING, false },
-	{ "runtime resume", { RUNTIME_RESUME },
-	  READY, TRAINING, false },
+	{ "runtime resume", { RUNTIME_RESUME }, READY, TRAINING, false },
 	/* Runtime PM does not end a reset. */
 	{ "runtime suspend in a reset", { RESET_PREPARE, RUNTIME_SUSPEND },
 	  RESETTING, RESETTING, false },
@@ -201,6 +212,9 @@ static void callbacks(struct kunit *test)
 	/* The PCI core waits 60 s for a device that comes out of reset. */
 	if (gate->ready == RESETTING)
 		KUNIT_EXPECT_GT(test, gate->deadline, jiffies + 80 * HZ);
+	/* No kernel takes that long for an error after which the GPU works. */
+	if (gate->ready == RECOVERING)
+		KUNIT_EXPECT_LE(test, gate->deadline, jiffies + 5 * HZ);
 
 	if (s->after == TRAINING)
 		gate->deadline = jiffies - 1;
@@ -213,6 +227,22 @@ static void callbacks(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, s->resets, !!atomic_long_read(&f->nvdev.stats.resets));
 	KUNIT_EXPECT_EQ(test, f->nvdev.regions[0].bar_value, s->resets ? 0 : BAR_VALUE);
+	KUNIT_EXPECT_EQ(test, f->restores, s->resets);
+}
+
+/* The VMM restores an open GPU, and learns from the BARs that it has to. */
+static void open_gpu_is_not_restored(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+
+	f->nvdev.is_open = true;
+	do_step(f, FATAL);
+	do_step(f, LINK_RESET);
+	do_step(f, RESUME);
+	do_step(f, RESET_PREPARE);
+	do_step(f, RESET_DONE);
+	KUNIT_EXPECT_EQ(test, f->restores, 0);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&f->nvdev.stats.resets), 2);
 }
 
 struct power_change {
@@ -272,6 +302,7 @@ static void prepare_fails(struct kunit *test)
 
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(callbacks, sequence_gen_params),
+	KUNIT_CASE(open_gpu_is_not_restored),
 	KUNIT_CASE_PARAM(bus_operations_are_called, power_change_gen_params),
 	KUNIT_CASE(prepare_fails),
 	{}
