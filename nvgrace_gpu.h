@@ -5,7 +5,7 @@
  * The one internal header. A file calls only files below it:
  *
  *	main.c    reset.c		front door | resets, PCI errors and power
- *	config.c  dmabuf.c  scrub.c	config space | dma-bufs | zeroes for the next user
+ *	config.c  dmabuf.c  scrub.c	config space | dma-bufs | zeroes for the next owner
  *	mem.c				the regions
  *	ready.c   acpi.c		can the memory be used? | firmware
  *	debugfs.c sysfs.c		what is known | where the memory is
@@ -42,7 +42,6 @@
 #include <linux/srcu.h>
 #include <linux/types.h>
 #include <linux/vfio_pci_core.h>
-#include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
 
@@ -177,63 +176,19 @@ struct nvgrace_gpu_poison {
 };
 
 /**
- * enum nvgrace_gpu_scrub_state - what the memory holds for the next VFIO user
- * @NVGRACE_GPU_SCRUB_DIRTY: what its last owner left, and no scrub is going on
- * @NVGRACE_GPU_SCRUB_BUSY: a scrub is going on
- * @NVGRACE_GPU_SCRUB_CLEAN: zeroes
- * @NVGRACE_GPU_SCRUB_IN_USE: the device is open
+ * enum nvgrace_gpu_handover - what VFIO's latest owner got the device with
+ * @NVGRACE_GPU_NO_OWNER: nobody has opened it since it was bound, or the latest open failed
+ * @NVGRACE_GPU_NOT_RESET: vfio_pci_core could not reset it
+ * @NVGRACE_GPU_RESET: vfio_pci_core has reset it
+ * @NVGRACE_GPU_ZEROING: as before, and the driver writes zeroes for an opener
+ * @NVGRACE_GPU_ZEROED: as before, and the regions held zeroes
  */
-enum nvgrace_gpu_scrub_state {
-	NVGRACE_GPU_SCRUB_DIRTY,
-	NVGRACE_GPU_SCRUB_BUSY,
-	NVGRACE_GPU_SCRUB_CLEAN,
-	NVGRACE_GPU_SCRUB_IN_USE,
-};
-
-/* The C2C link moves 450 GB/s each way, and a CPU writes a fraction of that. */
-#define NVGRACE_GPU_SCRUB_THREADS	16U
-
-/**
- * struct nvgrace_gpu_scrub_thread - one of the threads that write zeroes
- * @work: runs it
- * @nvdev: the device
- */
-struct nvgrace_gpu_scrub_thread {
-	struct work_struct work;
-	struct nvgrace_gpu_device *nvdev;
-};
-
-/**
- * struct nvgrace_gpu_scrub - the scrub that is going on, or the last one
- * @wq: runs @work and @threads; NULL without scrub=1, and then the rest is unused
- * @work: a scrub from its begin to its end
- * @threads: queued by @work, which waits for them
- * @wait: for @state to leave %NVGRACE_GPU_SCRUB_BUSY
- * @state: enum nvgrace_gpu_scrub_state. The task that sets %NVGRACE_GPU_SCRUB_BUSY queues
- *	@work. Until @work ends that state, only @work and @threads change the rest
- * @revokes: of the gate, when the scrub began
- * @next: number of the block that no thread has taken yet
- * @done: bytes that are zero now, or skipped
- * @skipped: poisoned pages that were skipped
- * @error: of the first thread that failed, or 0
- * @region: where that was, for the log
- * @offset: in @region
- * @ms: how long the last scrub took, with the wait for the GPU
- */
-struct nvgrace_gpu_scrub {
-	struct workqueue_struct *wq;
-	struct work_struct work;
-	struct nvgrace_gpu_scrub_thread threads[NVGRACE_GPU_SCRUB_THREADS];
-	wait_queue_head_t wait;
-	atomic_t state;
-	unsigned long revokes;
-	atomic_long_t next;
-	atomic64_t done;
-	atomic_long_t skipped;
-	int error;
-	const struct nvgrace_gpu_region *region;
-	u64 offset;
-	unsigned int ms;
+enum nvgrace_gpu_handover {
+	NVGRACE_GPU_NO_OWNER,
+	NVGRACE_GPU_NOT_RESET,
+	NVGRACE_GPU_RESET,
+	NVGRACE_GPU_ZEROING,
+	NVGRACE_GPU_ZEROED,
 };
 
 /**
@@ -249,7 +204,8 @@ struct nvgrace_gpu_scrub {
  * @pm_domain: calls the PCI bus's PM operations, and this driver's before them
  * @saved_config: config space while the device is closed, or NULL; changed by probe and close
  * @is_open: does a VFIO user own config space? Resets read it without a lock
- * @scrub: zeroes for the next VFIO user
+ * @handover: enum nvgrace_gpu_handover, for sysfs; changed by open, which VFIO serializes
+ * @zeroed: bytes that the last scrub has written, for sysfs
  * @stats: for debugfs
  */
 struct nvgrace_gpu_device {
@@ -262,7 +218,8 @@ struct nvgrace_gpu_device {
 	struct dev_pm_domain pm_domain;
 	struct pci_saved_state *saved_config;
 	bool is_open;
-	struct nvgrace_gpu_scrub scrub;
+	enum nvgrace_gpu_handover handover;
+	atomic64_t zeroed;
 	struct nvgrace_gpu_stats stats;
 };
 
@@ -279,8 +236,6 @@ int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev);
 bool nvgrace_gpu_is_present(struct pci_dev *pdev);
 int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev);
 bool nvgrace_gpu_has_bar0(struct pci_dev *pdev);
-int nvgrace_gpu_map_registers(struct nvgrace_gpu_device *nvdev);
-void nvgrace_gpu_unmap_registers(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags);
@@ -353,11 +308,7 @@ static inline void nvgrace_gpu_dmabuf_close(struct nvgrace_gpu_device *nvdev) {}
 #endif
 
 /* nvgrace_gpu_scrub.c */
-int nvgrace_gpu_scrub_init(struct nvgrace_gpu_device *nvdev);
-void nvgrace_gpu_scrub_exit(struct nvgrace_gpu_device *nvdev);
-bool nvgrace_gpu_scrub_start(struct nvgrace_gpu_device *nvdev);
-int nvgrace_gpu_scrub_get(struct nvgrace_gpu_device *nvdev);
-void nvgrace_gpu_scrub_put(struct nvgrace_gpu_device *nvdev);
+int nvgrace_gpu_scrub(struct nvgrace_gpu_device *nvdev);
 
 /* nvgrace_gpu_reset.c */
 extern const struct pci_error_handlers nvgrace_gpu_err_handlers;
@@ -381,11 +332,6 @@ int nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);
 void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
 int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
 				pgoff_t *pgoff);
-size_t nvgrace_gpu_scrub_block(const struct nvgrace_gpu_device *nvdev, unsigned long nr,
-			       const struct nvgrace_gpu_region **region, phys_addr_t *phys);
-int nvgrace_gpu_scrub_begin(struct nvgrace_gpu_device *nvdev);
-void nvgrace_gpu_scrub_blocks(struct nvgrace_gpu_device *nvdev);
-int nvgrace_gpu_scrub_end(struct nvgrace_gpu_device *nvdev);
 #endif
 
 #endif /* NVGRACE_GPU_H */

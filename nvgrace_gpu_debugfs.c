@@ -79,28 +79,6 @@ static int poisoned_pages_show(struct seq_file *seq, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(poisoned_pages);
 
-static int scrub_show(struct seq_file *seq, void *unused)
-{
-	static const char * const names[] = {
-		[NVGRACE_GPU_SCRUB_DIRTY] = "dirty",
-		[NVGRACE_GPU_SCRUB_BUSY] = "busy",
-		[NVGRACE_GPU_SCRUB_CLEAN] = "clean",
-		[NVGRACE_GPU_SCRUB_IN_USE] = "in use",
-	};
-	struct nvgrace_gpu_device *nvdev = seq->private;
-	struct nvgrace_gpu_scrub *scrub = &nvdev->scrub;
-	u64 backed = 0;
-	unsigned int i;
-
-	for (i = 0; i < nvdev->nr_regions; i++)
-		backed += nvdev->regions[i].backed;
-	seq_printf(seq, "state: %s\ndone: %llu\nof: %llu\nskipped: %ld\nms: %u\n",
-		   names[atomic_read(&scrub->state)], (u64)atomic64_read(&scrub->done),
-		   backed, atomic_long_read(&scrub->skipped), READ_ONCE(scrub->ms));
-	return 0;
-}
-DEFINE_SHOW_ATTRIBUTE(scrub);
-
 /**
  * nvgrace_gpu_debugfs_init() - make the files of a device
  * @nvdev: the device, registered with VFIO, which removes the files
@@ -121,6 +99,4 @@ void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev)
 	debugfs_create_file("resets", 0444, dir, nvdev, &resets_fops);
 	debugfs_create_file("faults", 0444, dir, nvdev, &faults_fops);
 	debugfs_create_file("poisoned_pages", 0444, dir, nvdev, &poisoned_pages_fops);
-	if (nvdev->scrub.wq)
-		debugfs_create_file("scrub", 0444, dir, nvdev, &scrub_fops);
 }

@@ -57,7 +57,7 @@ MODULE_PARM_DESC(disable_idle_d3,
 static bool scrub;
 module_param(scrub, bool, 0444);
 MODULE_PARM_DESC(scrub,
-		 "write zeroes to the memory at bind and after each close: open and unbind wait for that");
+		 "write zeroes to the memory when a VFIO user opens the GPU, who waits for that");
 
 static struct nvgrace_gpu_device *vfio_to_nvdev(struct vfio_device *core_vdev)
 {
@@ -117,6 +117,8 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 	/* vfio_pci_core_enable() may not have been able to reset the device. */
 	nvgrace_gpu_config_reset(nvdev);
 	nvgrace_gpu_gate_retrain(nvdev);
+	WRITE_ONCE(nvdev->handover, nvdev->core.reset_works ? NVGRACE_GPU_RESET :
+							      NVGRACE_GPU_NOT_RESET);
 
 	if (!nvdev->nr_regions)
 		return 0;
@@ -124,6 +126,14 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 	ret = nvgrace_gpu_map_bar0(&nvdev->core);
 	if (ret)
 		return ret;
+
+	if (scrub) {
+		WRITE_ONCE(nvdev->handover, NVGRACE_GPU_ZEROING);
+		ret = nvgrace_gpu_scrub(nvdev);
+		WRITE_ONCE(nvdev->handover, ret ? NVGRACE_GPU_NO_OWNER : NVGRACE_GPU_ZEROED);
+		if (ret)
+			return ret;
+	}
 
 	ret = nvgrace_gpu_watch_poison(nvdev);
 	if (ret)
@@ -159,30 +169,22 @@ static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
 		return ret;
 	with_device_lock(nvdev, nvgrace_gpu_restore_config);
 
-	ret = nvgrace_gpu_scrub_get(nvdev);
+	ret = vfio_pci_core_enable(&nvdev->core);
 	if (ret)
 		goto out_put;
 
-	ret = vfio_pci_core_enable(&nvdev->core);
-	if (ret)
-		goto out_scrub;
-
 	ret = open_regions(nvdev);
-	if (ret)
-		goto out_disable;
+	if (ret) {
+		vfio_pci_core_disable(&nvdev->core);
+		nvgrace_gpu_unmap_windows(nvdev);
+		goto out_put;
+	}
 
 	WRITE_ONCE(nvdev->is_open, true);
 	vfio_pci_core_finish_enable(&nvdev->core);
 	put_idle(dev);
-	/* vfio_pci_core holds a reference of its own while the device is open. */
-	pm_runtime_put(dev);
-	return 0;
-
-out_disable:
-	vfio_pci_core_disable(&nvdev->core);
-out_scrub:
-	nvgrace_gpu_scrub_put(nvdev);
 out_put:
+	/* vfio_pci_core holds a reference of its own while the device is open. */
 	pm_runtime_put(dev);
 	return ret;
 }
@@ -202,7 +204,6 @@ static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 	nvgrace_gpu_gate_retrain(nvdev);
 	with_device_lock(nvdev, nvgrace_gpu_save_config);
 	WRITE_ONCE(nvdev->is_open, false);
-	nvgrace_gpu_scrub_put(nvdev);
 	pm_runtime_put(dev);
 }
 
@@ -349,11 +350,7 @@ static int init_regions(struct nvgrace_gpu_device *nvdev, struct pci_dev *pdev)
 				     BIT_ULL(VFIO_PCI_OFFSET_SHIFT));
 	nvdev->nr_regions = ret;
 
-	ret = nvgrace_gpu_claim_regions(nvdev);
-	if (ret)
-		return ret;
-
-	return scrub ? nvgrace_gpu_scrub_init(nvdev) : 0;
+	return nvgrace_gpu_claim_regions(nvdev);
 }
 
 static int nvgrace_gpu_probe(struct pci_dev *pdev,
@@ -388,15 +385,12 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 
 	nvgrace_gpu_log_regions(nvdev);
 	nvgrace_gpu_debugfs_init(nvdev);
-	/* The host, or firmware, used the memory until now. */
-	nvgrace_gpu_scrub_start(nvdev);
 	return 0;
 
 out_idle:
 	put_idle(&pdev->dev);
 	nvgrace_gpu_pm_exit(nvdev);
 out_put:
-	nvgrace_gpu_scrub_exit(nvdev);
 	vfio_put_device(&nvdev->core.vdev);
 	return ret;
 }
@@ -406,7 +400,6 @@ static void nvgrace_gpu_remove(struct pci_dev *pdev)
 	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
 
 	vfio_pci_core_unregister_device(core);
-	nvgrace_gpu_scrub_exit(to_nvdev(core));
 	nvgrace_gpu_restore_config(to_nvdev(core));
 	nvgrace_gpu_pm_exit(to_nvdev(core));
 	put_idle(&pdev->dev);

@@ -226,40 +226,6 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 			     BAR0_HBM_TRAINING, status.memory, BAR0_READY);
 }
 
-/* A failure is logged. */
-static int enable_bar0(struct pci_dev *pdev, void __iomem **bar0)
-{
-	int ret;
-
-	ret = pci_enable_device_mem(pdev);
-	if (ret)
-		return dev_err_probe(&pdev->dev, ret, "cannot be enabled\n");
-
-	ret = pci_request_selected_regions(pdev, BIT(0), KBUILD_MODNAME);
-	if (ret) {
-		dev_err_probe(&pdev->dev, ret, "BAR0: %pr is in use, see /proc/iomem\n",
-			      pci_resource_n(pdev, 0));
-		goto out_disable;
-	}
-
-	*bar0 = pci_iomap(pdev, 0, BAR0_HBM_TRAINING + sizeof(u32));
-	if (*bar0)
-		return 0;
-
-	ret = dev_err_probe(&pdev->dev, -ENOMEM, "BAR0: cannot be mapped\n");
-	pci_release_selected_regions(pdev, BIT(0));
-out_disable:
-	pci_disable_device(pdev);
-	return ret;
-}
-
-static void disable_bar0(struct pci_dev *pdev, void __iomem *bar0)
-{
-	pci_iounmap(pdev, bar0);
-	pci_release_selected_regions(pdev, BIT(0));
-	pci_disable_device(pdev);
-}
-
 /**
  * nvgrace_gpu_wait_at_probe() - wait until the GPU's memory can be used
  * @pdev: the GPU, in D0 and not yet enabled
@@ -284,49 +250,28 @@ int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev)
 				     "BAR0: %pr does not hold the register at 0x%x that says when the GPU is ready\n",
 				     pci_resource_n(pdev, 0), BAR0_HBM_TRAINING);
 
-	ret = enable_bar0(pdev, &bar0);
+	ret = pci_enable_device_mem(pdev);
 	if (ret)
-		return ret;
-	ret = poll_at_probe(pdev, bar0);
-	disable_bar0(pdev, bar0);
+		return dev_err_probe(&pdev->dev, ret, "cannot be enabled\n");
+
+	ret = pci_request_selected_regions(pdev, BIT(0), KBUILD_MODNAME);
+	if (ret) {
+		dev_err_probe(&pdev->dev, ret, "BAR0: %pr is in use, see /proc/iomem\n",
+			      pci_resource_n(pdev, 0));
+		goto out_disable;
+	}
+
+	bar0 = pci_iomap(pdev, 0, BAR0_HBM_TRAINING + sizeof(u32));
+	if (bar0) {
+		ret = poll_at_probe(pdev, bar0);
+		pci_iounmap(pdev, bar0);
+	} else {
+		ret = dev_err_probe(&pdev->dev, -ENOMEM, "BAR0: cannot be mapped\n");
+	}
+	pci_release_selected_regions(pdev, BIT(0));
+out_disable:
+	pci_disable_device(pdev);
 	return ret;
-}
-
-/**
- * nvgrace_gpu_map_registers() - let the gate poll a device that is not open
- * @nvdev: the device, in D0
- *
- * While the device is open vfio_pci_core has BAR0 mapped. Until
- * nvgrace_gpu_unmap_registers() it must not be opened.
- *
- * Context: Process context, may sleep.
- * Return: 0; -EIO if BAR0 has lost its address, as by AER's reset of the link, or cannot be
- * read; -EBUSY, -ENOMEM or what the PCI core says when it enables the device, all of which
- * are logged.
- */
-int nvgrace_gpu_map_registers(struct nvgrace_gpu_device *nvdev)
-{
-	struct vfio_pci_core_device *core = &nvdev->core;
-	struct pci_dev *pdev = core->pdev;
-
-	if (!nvgrace_gpu_has_bar0(pdev))
-		return -EIO;
-
-	return enable_bar0(pdev, &core->barmap[0]);
-}
-
-/**
- * nvgrace_gpu_unmap_registers() - undo nvgrace_gpu_map_registers()
- * @nvdev: the device
- *
- * Context: Process context, may sleep.
- */
-void nvgrace_gpu_unmap_registers(struct nvgrace_gpu_device *nvdev)
-{
-	struct vfio_pci_core_device *core = &nvdev->core;
-
-	disable_bar0(core->pdev, core->barmap[0]);
-	core->barmap[0] = NULL;
 }
 
 static unsigned int limit_s(enum nvgrace_gpu_ready_state state)

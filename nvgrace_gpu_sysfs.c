@@ -61,7 +61,26 @@ REGION_ATTR(resmem, backed, 0444);
 REGION_ATTR(resmem, bar, 0444);
 REGION_ATTR(resmem, bar_size, 0444);
 
-static struct attribute *region_attrs[] = {
+static ssize_t handover_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	static const char * const names[] = {
+		[NVGRACE_GPU_NO_OWNER] = "none",
+		[NVGRACE_GPU_NOT_RESET] = "not reset",
+		[NVGRACE_GPU_RESET] = "reset",
+		[NVGRACE_GPU_ZEROING] = "zeroing",
+		[NVGRACE_GPU_ZEROED] = "zeroed",
+	};
+	struct nvgrace_gpu_device *nvdev = to_nvdev(dev_get_drvdata(dev));
+	enum nvgrace_gpu_handover handover = READ_ONCE(nvdev->handover);
+
+	if (handover < NVGRACE_GPU_ZEROING)
+		return sysfs_emit(buf, "%s\n", names[handover]);
+	return sysfs_emit(buf, "%s %lld\n", names[handover],
+			  (s64)atomic64_read(&nvdev->zeroed));
+}
+static DEVICE_ATTR_RO(handover);
+
+static struct attribute *nvgrace_gpu_attrs[] = {
 	&usemem_base.attr.attr,
 	&usemem_backed.attr.attr,
 	&usemem_bar.attr.attr,
@@ -70,24 +89,27 @@ static struct attribute *region_attrs[] = {
 	&resmem_backed.attr.attr,
 	&resmem_bar.attr.attr,
 	&resmem_bar_size.attr.attr,
+	&dev_attr_handover.attr,
 	NULL
 };
 
-static umode_t region_is_visible(struct kobject *kobj, struct attribute *attr, int n)
+static umode_t attr_is_visible(struct kobject *kobj, struct attribute *attr, int n)
 {
 	struct device_attribute *dev_attr = container_of(attr, struct device_attribute, attr);
 
+	if (dev_attr == &dev_attr_handover)
+		return attr->mode;
 	return attr_region(kobj_to_dev(kobj), dev_attr) ? attr->mode : 0;
 }
 
-static const struct attribute_group region_group = {
+static const struct attribute_group nvgrace_gpu_group = {
 	.name = "nvgrace_gpu",
-	.attrs = region_attrs,
-	.is_visible = region_is_visible,
+	.attrs = nvgrace_gpu_attrs,
+	.is_visible = attr_is_visible,
 };
 
 /* The driver core makes the files when probe is over, and removes them before .remove. */
 const struct attribute_group *nvgrace_gpu_dev_groups[] = {
-	&region_group,
+	&nvgrace_gpu_group,
 	NULL
 };

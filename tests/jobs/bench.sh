@@ -6,7 +6,6 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-
 # regions GPU: usemem at BAR4 and resmem at BAR2, as the kernel's driver has them.
 regions() {
 	case $1 in
@@ -23,8 +22,14 @@ measure() {
 	export BDF REGIONS
 	bind_gpu "$BDF" "$1" || return 1
 	bench "$3" || return 1
-	[ "${COUNT:-}" != instructions ] || bench profile || return 1
+	[ "${COUNT:-} $3" != 'instructions all' ] || bench profile || return 1
 	unbind_gpu "$BDF"
+}
+
+# rows_of TEST GPU DRIVER ROWS
+rows_of() {
+	ok "$1" measure "$3" "$2" "$4"
+	sed -n "s/^row /# row $2 $3 /p; s/^profile /# profile $3 /p" /tmp/ok.log
 }
 
 export COUNT
@@ -38,11 +43,20 @@ while [ "$round" -lt "${ROUNDS:-3}" ]; do
 		rows=growth
 		[ "$gpu" != GP00 ] || rows=all
 		for driver in $drivers; do
-			ok "round_$round.$gpu.$driver" measure "$driver" "$gpu" $rows
-			sed -n "s/^row /# row $gpu $driver /p; s/^profile /# profile $driver /p" \
-				/tmp/ok.log
+			rows_of "round_$round.$gpu.$driver" "$gpu" "$driver" $rows
 		done
 	done
 	round=$((round + 1))
 done
+
+# Zeroes for the owner: with scrub=1, and without. GP02 has as much memory as the machine can spare.
+if [ "${COUNT:-}" != instructions ]; then
+	rmmod nvgrace_gpu
+	insmod /modules/nvgrace_gpu.ko usemem_bar=4 scrub=1
+	for round in $(seq "${ROUNDS:-3}"); do
+		for driver in nvgrace_gpu nvgrace_gpu_vfio_pci; do
+			rows_of "zeroes_$round.$driver" GP02 $driver zeroes
+		done
+	done
+fi
 finish

@@ -3,26 +3,22 @@
 # The next VFIO user finds zeroes in the memory with scrub=1, and without it what was left there.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| scrub | newest | 6.12-patched newest-debug | --gpu=hopper:0x70000000000:1536M
+#| scrub | newest 6.12-patched | newest-debug | --gpu=hopper:0x70000000000:1536M
 # shellcheck disable=SC1091
 . /lib.sh
 
-driver=/sys/bus/pci/drivers/nvgrace_gpu
-
-# unbind_waits: unbind waits for a scrub, and the scrub waits for a GPU that is not ready.
-unbind_waits() {
+# unbind_does_not_wait: nothing is written between two owners, also if the GPU is not ready.
+unbind_does_not_wait() {
 	hold_open || return 1
 	holder=$!
 	knob "$BDF" ready_ms -1
 	kill -KILL $holder
 	wait $holder
-	echo "$BDF" > $driver/unbind &
-	unbinding=$!
-	soon grep -F nvgrace_gpu_scrub_exit /proc/$unbinding/stack
-	waits=$?
+	unbind_gpu "$BDF"
+	after=$?
 	knob "$BDF" ready_ms 0
 	knob "$BDF" ready 1
-	wait $unbinding && [ $waits = 0 ]
+	return $after
 }
 
 export BDF REGIONS SCRUB BASE=0x70000000000
@@ -32,9 +28,12 @@ take_log > /dev/null
 
 SCRUB=0
 ok load.scrub_0 load_with_scrub 0
-nested scrub_0 scrub -t closed -t vmm_is_killed
-ok guest_crashes.scrub_0 guest_crashes
-for r in usemem resmem; do ok "left_by_guest.scrub_0.$r" verify $r 67108864; done
+nested scrub_0 scrub -t closed -t vmm_is_killed -t open_mends_the_link -t gpu_cannot_be_reset
+# With KASAN a guest takes minutes, and finds no more.
+if ! has KASAN; then
+	ok guest_crashes.scrub_0 guest_crashes
+	for r in usemem resmem; do ok "left_by_guest.scrub_0.$r" verify $r 67108864; done
+fi
 ok unload.scrub_0 rmmod nvgrace_gpu
 
 # The memory holds the guest's pattern.
@@ -43,14 +42,12 @@ ok load.scrub_1 load_with_scrub 1
 nested scrub_1 scrub
 ok unload.poisoned rmmod nvgrace_gpu
 ok load.again load_with_scrub 1
-ok guest_crashes.scrub_1 guest_crashes
-nested guest_crashed scrub -r memory.bound
-ok unbind_waits unbind_waits
+if ! has KASAN; then
+	ok guest_crashes.scrub_1 guest_crashes
+	nested guest_crashed scrub -r memory.bound
+fi
+ok unbind_does_not_wait unbind_does_not_wait
 ok unload.scrub_1 rmmod nvgrace_gpu
 
-# Without a scrub the memory shows what the scrub at unbind has written.
-ok load.scrubbed_at_unbind load_with_scrub 0
-nested scrubbed_at_unbind scrub -r memory.bound
-ok unload.last rmmod nvgrace_gpu
 ok log scrub_log_is_clean
 finish

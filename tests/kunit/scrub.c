@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * scrub=1: which blocks are written, which pages are not, and what makes a scrub fail
+ * scrub=1: what a scrub writes, and when it fails
  *
- * A piece of ordinary memory plays the GPU's memory here.
+ * The threads are real. Pieces of a buffer stand in for the windows, so they need no stub.
  */
 #include <kunit/static_stub.h>
 #include <kunit/test.h>
 #include <kunit/test-bug.h>
+#include <linux/pci.h>
 #include <linux/sched/signal.h>
 #include <linux/vmalloc.h>
 
@@ -15,8 +16,8 @@
 
 #define BLOCK	SZ_2M
 /*
- * usemem begins and ends within a block; resmem begins there, and ends at the end of one. The
- * driver maps a GiB at a time: one ends with the first block.
+ * usemem begins and ends within a block; resmem begins there, and ends at the end of one. A
+ * piece of a thread ends with the first block.
  */
 #define BASE	((60ULL << 40) + SZ_1G - 3 * PAGE_SIZE)
 #define USEMEM	((size_t)(3 * PAGE_SIZE + BLOCK + 5 * PAGE_SIZE))
@@ -24,70 +25,44 @@
 #define ALL	(USEMEM + RESMEM)
 #define DIRT	0xa5
 
-enum reset { NO_RESET, BEFORE, DURING, HELD, AFTER };
-
 struct fixture {
 	struct nvgrace_gpu_device nvdev;
 	struct pci_dev pdev;
-	u8 *memory;		/* of ALL bytes */
+	u8 *memory;		/* a page, ALL bytes, and a page */
 	void *window[2][4];	/* of usemem and of resmem */
-	unsigned int windows;	/* how many were mapped */
-	enum reset reset;	/* when the GPU is reset */
-	bool no_window;		/* nothing can be mapped */
-	unsigned int gone_at;	/* the GPU answers that often */
-	unsigned int polls;	/* how often the driver asked whether it does */
-	int status;		/* of the registers */
+	unsigned int polls;	/* reads of the registers */
+	unsigned int fail_at;	/* from this read on they say RESULT... */
+	unsigned int fail_end;	/* ...before this one */
+	int result;
+	unsigned int reset_at;	/* before this read others reset the GPU... */
+	unsigned int reset_end;	/* ...and before each one up to this */
 };
 
-static void reset_gpu(struct fixture *f, bool done)
+static int fake_read_status(struct nvgrace_gpu_device *nvdev, struct nvgrace_gpu_status *status)
 {
-	nvgrace_gpu_gate_revoke(&f->nvdev, NVGRACE_GPU_RESETTING);
-	if (done)
-		nvgrace_gpu_gate_revoke(&f->nvdev, NVGRACE_GPU_TRAINING);
-}
+	struct fixture *f = container_of(nvdev, struct fixture, nvdev);
+	unsigned int poll = ++f->polls;
 
-static void *fake_map_window(phys_addr_t phys, size_t len, bool cacheable)
-{
-	struct kunit *test = kunit_get_current_test();
-	struct fixture *f = test->priv;
-
-	KUNIT_EXPECT_EQ(test, cacheable, phys < BASE + USEMEM);
-	KUNIT_EXPECT_LE(test, phys - BASE + len, ALL);
-	f->windows++;
-	if (f->windows == 2 && (f->reset == DURING || f->reset == HELD))
-		reset_gpu(f, f->reset == DURING);
-	return f->no_window ? NULL : f->memory + (phys - BASE);
-}
-
-static bool fake_is_present(struct pci_dev *pdev)
-{
-	struct fixture *f = container_of(pdev, struct fixture, pdev);
-	struct kunit *test = kunit_get_current_test();
-
-	/* No reset can come between the writes and this. */
-	KUNIT_EXPECT_TRUE(test, srcu_read_lock_held(&f->nvdev.gate.users));
-	return f->polls++ != f->gone_at;
-}
-
-static int fake_read_status(struct nvgrace_gpu_device *nvdev,
-			    struct nvgrace_gpu_status *status)
-{
-	return container_of(nvdev, struct fixture, nvdev)->status;
+	if (poll >= f->reset_at && poll < f->reset_end)
+		nvdev->gate.revokes++;
+	return poll >= f->fail_at && poll < f->fail_end ? f->result : 0;
 }
 
 static int fixture_init(struct kunit *test)
 {
 	struct fixture *f = kunit_kzalloc(test, sizeof(*f), GFP_KERNEL);
+	u8 *memory;
 
 	KUNIT_ASSERT_NOT_NULL(test, f);
 	test->priv = f;
-	f->memory = vmalloc(ALL);
+	f->memory = vmalloc(ALL + 2 * PAGE_SIZE);
 	KUNIT_ASSERT_NOT_NULL(test, f->memory);
-	memset(f->memory, DIRT, ALL);
-	f->gone_at = UINT_MAX;
+	memset(f->memory, DIRT, ALL + 2 * PAGE_SIZE);
+	memory = f->memory + PAGE_SIZE;
 
 	f->pdev.dev.init_name = "gpu";
 	f->nvdev.core.pdev = &f->pdev;
+	f->nvdev.core.reset_works = true;
 	f->nvdev.nr_regions = 2;
 	f->nvdev.regions[0] = (struct nvgrace_gpu_region) {
 		.name = "usemem", .cacheable = true, .base = BASE, .backed = USEMEM,
@@ -97,10 +72,13 @@ static int fixture_init(struct kunit *test)
 		.name = "resmem", .base = BASE + USEMEM, .backed = RESMEM,
 		.windows = f->window[1],
 	};
+	/* A window is at most a GiB, and less with KASAN: but the next one begins with the GiB. */
+	f->window[0][0] = memory;
+	f->window[0][1] = memory + 3 * PAGE_SIZE;
+	f->window[1][0] = memory + USEMEM;
 	make_gate(test, &f->nvdev);
+	nvgrace_gpu_gate_retrain(&f->nvdev);
 	xa_init(&f->nvdev.poison.pages);
-	kunit_activate_static_stub(test, nvgrace_gpu_map_window, fake_map_window);
-	kunit_activate_static_stub(test, nvgrace_gpu_is_present, fake_is_present);
 	kunit_activate_static_stub(test, nvgrace_gpu_read_status, fake_read_status);
 	return 0;
 }
@@ -111,222 +89,107 @@ static void fixture_exit(struct kunit *test)
 
 	if (!f)
 		return;
-	/* The windows are pieces of the memory. memunmap() ignores those, which it did not map. */
 	xa_destroy(&f->nvdev.poison.pages);
-	nvgrace_gpu_scrub_exit(&f->nvdev);
 	vfree(f->memory);
 }
 
-/* One thread's work, from begin to end. */
-static int scrub(struct fixture *f)
+/* The first byte of the regions that is not VALUE, ALL if there is none. */
+static size_t first_other(const struct fixture *f, u8 value)
 {
-	int ret;
+	size_t i = 0;
 
-	if (f->reset == BEFORE)
-		reset_gpu(f, true);
-	ret = nvgrace_gpu_scrub_begin(&f->nvdev);
-	if (ret)
-		return ret;
-	nvgrace_gpu_scrub_blocks(&f->nvdev);
-	if (f->reset == AFTER)
-		reset_gpu(f, true);
-	return nvgrace_gpu_scrub_end(&f->nvdev);
-}
-
-/* The first byte from FROM on that is not VALUE, ALL if there is none. */
-static size_t first_other(const struct fixture *f, size_t from, u8 value)
-{
-	while (from < ALL && f->memory[from] == value)
-		from++;
-	return from;
-}
-
-/* Each byte of the regions is in one block, and no block is in two. */
-static void blocks_cover_regions(struct kunit *test)
-{
-	struct fixture *f = test->priv;
-	const struct nvgrace_gpu_region *region = NULL;
-	phys_addr_t phys, next = BASE;
-	unsigned long nr = 0;
-	size_t len;
-
-	while ((len = nvgrace_gpu_scrub_block(&f->nvdev, nr, &region, &phys))) {
-		KUNIT_EXPECT_EQ(test, phys, next);
-		KUNIT_EXPECT_GE(test, phys, region->base);
-		KUNIT_EXPECT_LE(test, phys + len, region->base + region->backed);
-		KUNIT_EXPECT_EQ(test, phys / BLOCK, (phys + len - 1) / BLOCK);
-		next = phys + len;
-		KUNIT_ASSERT_LT(test, nr++, 10);
-	}
-	KUNIT_EXPECT_EQ(test, next, BASE + ALL);
-	KUNIT_EXPECT_EQ(test, nr, 4);
-
-	/* The same without a carve-out, and aligned as firmware aligns it. */
-	f->nvdev.nr_regions = 1;
-	f->nvdev.regions[0].base = 60ULL << 40;
-	f->nvdev.regions[0].backed = 2 * BLOCK;
-	KUNIT_EXPECT_EQ(test, BLOCK, nvgrace_gpu_scrub_block(&f->nvdev, 1, &region, &phys));
-	KUNIT_EXPECT_EQ(test, phys, (60ULL << 40) + BLOCK);
-	KUNIT_EXPECT_EQ(test, 0, nvgrace_gpu_scrub_block(&f->nvdev, 2, &region, &phys));
-	KUNIT_EXPECT_EQ(test, 0, nvgrace_gpu_scrub_block(&f->nvdev, ULONG_MAX, &region, &phys));
+	while (i < ALL && f->memory[PAGE_SIZE + i] == value)
+		i++;
+	return i;
 }
 
 static void zeroes_all(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 
-	KUNIT_EXPECT_EQ(test, 0, scrub(f));
-	KUNIT_EXPECT_EQ(test, ALL, first_other(f, 0, 0));
-	KUNIT_EXPECT_EQ(test, ALL, atomic64_read(&f->nvdev.scrub.done));
-	KUNIT_EXPECT_EQ(test, 0, atomic_long_read(&f->nvdev.scrub.skipped));
-	/* The driver polls the GPU after each block. */
-	KUNIT_EXPECT_EQ(test, 4, f->polls);
+	/* A poisoned page is written, too. */
+	xa_store(&f->nvdev.poison.pages, PHYS_PFN(BASE) + 20, xa_mk_value(1), GFP_KERNEL);
+	KUNIT_EXPECT_EQ(test, 0, nvgrace_gpu_scrub(&f->nvdev));
+	KUNIT_EXPECT_EQ(test, ALL, first_other(f, 0));
+	/* Each byte once, and none beside the regions. */
+	KUNIT_EXPECT_EQ(test, ALL, atomic64_read(&f->nvdev.zeroed));
+	KUNIT_EXPECT_EQ(test, f->memory[PAGE_SIZE - 1], DIRT);
+	KUNIT_EXPECT_EQ(test, f->memory[PAGE_SIZE + ALL], DIRT);
+	/* The driver polls the registers before the first byte and after the last one. */
+	KUNIT_EXPECT_EQ(test, 2, f->polls);
+	KUNIT_EXPECT_NOT_NULL(test, xa_load(&f->nvdev.poison.pages, PHYS_PFN(BASE) + 20));
 }
 
-struct poison_case {
+struct failure {
 	const char *name;
-	unsigned int pages[3];	/* counted from the first one; 0 ends the list */
-};
-
-/* Pages of the region, the first of which are at the end of a block. */
-static const struct poison_case poison_cases[] = {
-	{ "one", { 20 } },
-	{ "last of a block", { 2 } },
-	{ "first of a block", { 3 } },
-	{ "neighbours", { 30, 31, 32 } },
-	{ "neighbours in two blocks", { 2, 3 } },
-	{ "one in each region", { 7, USEMEM / PAGE_SIZE } },
-	{ "last", { ALL / PAGE_SIZE - 1 } },
-};
-
-KUNIT_ARRAY_PARAM_DESC(poison, poison_cases, name);
-
-/* A poisoned page keeps each byte, and no other page keeps one. */
-static void skips_poisoned_pages(struct kunit *test)
-{
-	const struct poison_case *c = test->param_value;
-	struct fixture *f = test->priv;
-	unsigned int i, nr;
-
-	for (nr = 0; nr < ARRAY_SIZE(c->pages) && c->pages[nr]; nr++)
-		xa_store(&f->nvdev.poison.pages, PHYS_PFN(BASE) + c->pages[nr],
-			 xa_mk_value(1), GFP_KERNEL);
-	KUNIT_EXPECT_EQ(test, 0, scrub(f));
-	KUNIT_EXPECT_EQ(test, nr, atomic_long_read(&f->nvdev.scrub.skipped));
-
-	for (i = 0; i < nr; i++) {
-		size_t page = c->pages[i] * PAGE_SIZE;
-
-		KUNIT_EXPECT_GE(test, first_other(f, page, DIRT), page + PAGE_SIZE);
-		memset(f->memory + page, 0, PAGE_SIZE);
-	}
-	KUNIT_EXPECT_EQ(test, ALL, first_other(f, 0, 0));
-}
-
-struct reset_case {
-	const char *name;
-	enum reset reset;
+	unsigned int reset_at, reset_end;
+	unsigned int fail_at, fail_end;
+	int result;
 	int ret;
+	unsigned int polls;
 };
 
-static const struct reset_case reset_cases[] = {
-	{ "none", NO_RESET, 0 },
-	{ "before it", BEFORE, 0 },
-	{ "between two blocks", DURING, -EAGAIN },
-	{ "going on since", HELD, -EAGAIN },
-	{ "after the last block", AFTER, -EAGAIN },
+static const struct failure failures[] = {
+	{ "reset before the end", 2, 3, 0, 0, 0, 0, 3 },
+	{ "a reset in each try", 1, UINT_MAX, 0, 0, 0, -EIO, 3 },
+	{ "link failed at the end", 0, 0, 2, UINT_MAX, -ENOLINK, -EIO, 3 },
+	{ "link failed, and is back", 0, 0, 2, 3, -ENOLINK, 0, 4 },
+	{ "gone at the end", 0, 0, 2, UINT_MAX, -ENODEV, -EIO, 3 },
+	{ "trains again at the end", 0, 0, 2, 4, -EAGAIN, 0, 5 },
+	{ "never ready", 0, 0, 1, UINT_MAX, -ENOLINK, -EIO, 2 },
 };
 
-KUNIT_ARRAY_PARAM_DESC(reset, reset_cases, name);
+KUNIT_ARRAY_PARAM_DESC(failure, failures, name);
 
-static void fails_by_reset(struct kunit *test)
+/* Zeroes that may be lost are written again, once. */
+static void second_try(struct kunit *test)
 {
-	const struct reset_case *c = test->param_value;
+	const struct failure *c = test->param_value;
 	struct fixture *f = test->priv;
 
-	f->reset = c->reset;
-	KUNIT_EXPECT_EQ(test, c->ret, scrub(f));
-	/* The reset comes at usemem's second block, and nothing is written after it. */
-	if (c->reset == DURING || c->reset == HELD) {
-		KUNIT_EXPECT_STREQ(test, "usemem", f->nvdev.scrub.region->name);
-		KUNIT_EXPECT_EQ(test, 3 * PAGE_SIZE, f->nvdev.scrub.offset);
-		KUNIT_EXPECT_EQ(test, ALL, first_other(f, 3 * PAGE_SIZE, DIRT));
+	f->reset_at = c->reset_at;
+	f->reset_end = c->reset_end;
+	f->fail_at = c->fail_at;
+	f->fail_end = c->fail_end;
+	f->result = c->result;
+	KUNIT_EXPECT_EQ(test, c->ret, nvgrace_gpu_scrub(&f->nvdev));
+	KUNIT_EXPECT_EQ(test, c->polls, f->polls);
+	if (!c->ret) {
+		KUNIT_EXPECT_EQ(test, ALL, first_other(f, 0));
+		KUNIT_EXPECT_EQ(test, ALL, atomic64_read(&f->nvdev.zeroed));
 	}
-
-	/* The next one can succeed. */
-	f->reset = NO_RESET;
-	f->nvdev.scrub.error = 0;
-	atomic_long_set(&f->nvdev.scrub.next, 0);
-	nvgrace_gpu_gate_revoke(&f->nvdev, NVGRACE_GPU_TRAINING);
-	KUNIT_EXPECT_EQ(test, 0, scrub(f));
-	KUNIT_EXPECT_EQ(test, ALL, first_other(f, 0, 0));
 }
 
-/* Writes to a GPU that is off the bus are dropped. */
-static void fails_if_gpu_is_gone(struct kunit *test)
+/* The engines of a GPU that was not reset may write behind the zeroes. */
+static void gpu_was_not_reset(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 
-	f->gone_at = 3;
-	KUNIT_EXPECT_EQ(test, -ENODEV, scrub(f));
-	KUNIT_EXPECT_STREQ(test, "resmem", f->nvdev.scrub.region->name);
-	KUNIT_EXPECT_EQ(test, 0, f->nvdev.scrub.offset);
+	f->nvdev.core.reset_works = false;
+	KUNIT_EXPECT_EQ(test, -EIO, nvgrace_gpu_scrub(&f->nvdev));
+	KUNIT_EXPECT_EQ(test, 0, f->polls);
+	KUNIT_EXPECT_EQ(test, ALL, first_other(f, DIRT));
 }
 
-static void fails_without_window(struct kunit *test)
+static void opener_is_killed(struct kunit *test)
 {
 	struct fixture *f = test->priv;
 
-	f->no_window = true;
-	KUNIT_EXPECT_EQ(test, -ENOMEM, scrub(f));
-	KUNIT_EXPECT_EQ(test, ALL, first_other(f, 0, DIRT));
-}
-
-static void fails_if_gpu_is_not_ready(struct kunit *test)
-{
-	struct fixture *f = test->priv;
-
-	f->status = -EIO;
-	KUNIT_EXPECT_EQ(test, -EIO, scrub(f));
-	KUNIT_EXPECT_EQ(test, ALL, first_other(f, 0, DIRT));
-}
-
-/* Only a clean device can be opened, and only a dirty one is scrubbed. */
-static void open_takes_clean_memory(struct kunit *test)
-{
-	struct fixture *f = test->priv;
-	atomic_t *state = &f->nvdev.scrub.state;
-
-	/* scrub=0 */
-	KUNIT_EXPECT_EQ(test, 0, nvgrace_gpu_scrub_get(&f->nvdev));
-	KUNIT_EXPECT_FALSE(test, nvgrace_gpu_scrub_start(&f->nvdev));
-
-	KUNIT_ASSERT_EQ(test, 0, nvgrace_gpu_scrub_init(&f->nvdev));
-	atomic_set(state, NVGRACE_GPU_SCRUB_CLEAN);
-	KUNIT_EXPECT_FALSE(test, nvgrace_gpu_scrub_start(&f->nvdev));
-	KUNIT_EXPECT_EQ(test, 0, nvgrace_gpu_scrub_get(&f->nvdev));
-	KUNIT_EXPECT_EQ(test, NVGRACE_GPU_SCRUB_IN_USE, atomic_read(state));
-	KUNIT_EXPECT_FALSE(test, nvgrace_gpu_scrub_start(&f->nvdev));
-
-	/* A scrub is going on, and the task that waits for it is killed. */
-	atomic_set(state, NVGRACE_GPU_SCRUB_BUSY);
-	KUNIT_EXPECT_FALSE(test, nvgrace_gpu_scrub_start(&f->nvdev));
+	f->fail_at = 1;
+	f->fail_end = UINT_MAX;
+	f->result = -EAGAIN;
 	sigaddset(&current->pending.signal, SIGKILL);
 	set_tsk_thread_flag(current, TIF_SIGPENDING);
-	KUNIT_EXPECT_EQ(test, -EINTR, nvgrace_gpu_scrub_get(&f->nvdev));
+	KUNIT_EXPECT_EQ(test, -EINTR, nvgrace_gpu_scrub(&f->nvdev));
 	flush_signals(current);
-	KUNIT_EXPECT_EQ(test, NVGRACE_GPU_SCRUB_BUSY, atomic_read(state));
+	KUNIT_EXPECT_EQ(test, ALL, first_other(f, DIRT));
 }
 
 static struct kunit_case cases[] = {
-	KUNIT_CASE(blocks_cover_regions),
 	KUNIT_CASE(zeroes_all),
-	KUNIT_CASE_PARAM(skips_poisoned_pages, poison_gen_params),
-	KUNIT_CASE_PARAM(fails_by_reset, reset_gen_params),
-	KUNIT_CASE(fails_if_gpu_is_gone),
-	KUNIT_CASE(fails_without_window),
-	KUNIT_CASE(fails_if_gpu_is_not_ready),
-	KUNIT_CASE(open_takes_clean_memory),
+	KUNIT_CASE_PARAM(second_try, failure_gen_params),
+	KUNIT_CASE(gpu_was_not_reset),
+	KUNIT_CASE(opener_is_killed),
 	{}
 };
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The files of the GPU BDF in debugfs: the knobs of its stand-in, and the driver's own. A GPU
- * that is not a stand-in of gpu_standin.ko has no knobs. The driver has its files where
- * kernel_has("VFIO_DEBUGFS").
+ * The files of the GPU BDF: the knobs of its stand-in in debugfs, and the driver's own. A GPU that
+ * is not a stand-in of gpu_standin.ko has no knobs. The driver has some of its files in debugfs,
+ * where kernel_has("VFIO_DEBUGFS"), and the others in sysfs.
  */
 #ifndef TESTS_KNOBS_H
 #define TESTS_KNOBS_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,7 +81,7 @@ static inline bool end_training(struct training *t)
  * The number after "key: " in a file of the driver's, or alone in it. -ENODATA if the file has
  * none, -ENOENT if the driver has no such file.
  */
-static inline long driver_says(const char *file, const char *key)
+static inline long debugfs_says(const char *file, const char *key)
 {
 	char path[64], line[128], format[32];
 	long value = -ENODATA;
@@ -97,6 +98,22 @@ static inline long driver_says(const char *file, const char *key)
 	}
 	fclose(f);
 	return value;
+}
+
+/* The first line of a file of the driver's, without its newline; "" if there is no such file. */
+static inline const char *driver_says(const char *file)
+{
+	static char line[128];
+	char below[64], path[PATH_MAX];
+
+	snprintf(below, sizeof(below), "nvgrace_gpu/%s", file);
+	read_line(device_path(path, sizeof(path), below), line, sizeof(line));
+	return line;
+}
+
+static inline long driver_counts(const char *file)
+{
+	return strtol(driver_says(file), NULL, 0);
 }
 
 #endif /* TESTS_KNOBS_H */

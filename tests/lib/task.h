@@ -47,8 +47,7 @@ static inline int kill_child(pid_t pid)
 }
 
 /*
- * Does the task sleep because the GPU is not ready? /proc names the function that it sleeps in:
- * one that polls the registers, or one that waits for a scrub, which waits for the GPU.
+ * Does the task sleep because the GPU is not ready? /proc names the function that it sleeps in.
  */
 static inline bool waits_for_gpu(pid_t tid)
 {
@@ -56,7 +55,7 @@ static inline bool waits_for_gpu(pid_t tid)
 
 	snprintf(path, sizeof(path), "/proc/%d/wchan", tid);
 	read_line(path, where, sizeof(where));
-	return strstr(where, "sleep_before_poll") || strstr(where, "nvgrace_gpu_");
+	return strstr(where, "sleep_before_poll");
 }
 
 /* One access of 8 bytes. ACCESS_READ and ACCESS_WRITE are system calls. */

@@ -246,9 +246,10 @@ load_with_scrub() { insmod /modules/nvgrace_gpu.ko scrub="$1" && bind_gpu "$BDF"
 
 # scrub_log_is_clean: the same after the program scrub, with what that makes the driver say.
 scrub_log_is_clean() {
-	log_is_clean '(usemem|resmem): scrub stopped at offset (0x[0-9a-f]*|0): -(5|11|19)' \
+	log_is_clean 'scrub=1: (VFIO cannot reset the GPU|writing zeroes failed twice).*' \
 		'BAR0\+0x1498 \(C2C link\) reads 0x13, a failure code: .*' \
-		'Unable to change power state .*' \
+		'(Unable to change power state|Device config space inaccessible).*' \
+		'All device reset methods disabled by user' 'not ready [0-9]*ms after FLR; .*' \
 		'usemem: page at offset 0x[0-9a-f]* is poisoned'
 }
 

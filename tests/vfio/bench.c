@@ -12,6 +12,7 @@
 #include <linux/perf_event.h>
 
 #include "guest_code.h"
+#include "knobs.h"
 #include "kvm.h"
 #include "program.h"
 
@@ -21,7 +22,7 @@ static const struct program program = {
 		VAR_BDF, VAR_REGIONS,
 		{ "COUNT", "what is measured", "instructions, else nanoseconds", true },
 	},
-	.args = "all|growth|profile",
+	.args = "all|growth|profile|zeroes",
 };
 
 /* Long enough to see past the clock, short enough for many rounds. */
@@ -597,6 +598,47 @@ static void profiles(void)
 	}
 }
 
+struct zeroer {
+	pthread_t thread;
+	void *p;
+	uint64_t len;
+};
+
+static void *write_zeroes(void *arg)
+{
+	struct zeroer *z = arg;
+
+	memset(z->p, 0, z->len);
+	return NULL;
+}
+
+/* An owner who wants zeroes. With scrub=1 open writes them, else the owner does, on each CPU. */
+static void time_zeroes(void)
+{
+	uint64_t start = now();
+	int i, t, nr;
+
+	open_device_or_fail();
+	nr = strncmp(driver_says("handover"), "zeroed", 6) ? sysconf(_SC_NPROCESSORS_ONLN) : 0;
+	for (i = 0; nr && i < NR_REGIONS; i++) {
+		uint64_t len = v.regions[i].backed / nr;
+		char *p = map_region(&v, i, NULL, 0, v.regions[i].backed);
+		struct zeroer z[nr];
+
+		if (p == MAP_FAILED)
+			program_fail("region %d cannot be mapped: %s", i, strerror(errno));
+		for (t = 0; t < nr; t++) {
+			z[t].p = p + t * len;
+			z[t].len = len;
+			if (pthread_create(&z[t].thread, NULL, write_zeroes, &z[t]))
+				program_fail("no thread: %s", strerror(errno));
+		}
+		for (t = 0; t < nr; t++)
+			pthread_join(z[t].thread, NULL);
+	}
+	report("open.zeroes", now() - start);
+}
+
 int main(int argc, char **argv)
 {
 	const char *rows = argc == 2 ? argv[1] : "";
@@ -604,8 +646,13 @@ int main(int argc, char **argv)
 	uint64_t start;
 
 	program_check(&program, argc, argv);
+	if (!strcmp(rows, "zeroes")) {
+		time_zeroes();
+		vfio_close(&v);
+		return 0;
+	}
 	if (!all && strcmp(rows, "growth") && strcmp(rows, "profile"))
-		program_skip(&program, "it takes all, growth or profile");
+		program_skip(&program, "it takes all, growth, profile or zeroes");
 	if (env_is("COUNT", "instructions") || !strcmp(rows, "profile"))
 		counter = open_counter();
 

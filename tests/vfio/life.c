@@ -131,12 +131,12 @@ TEST_F_TIMEOUT(gpu, accesses_wait, 60)
 
 	ASSERT_EQ(0, touch(self->map, false));
 	for (a.how = 0; a.how < NR_ACCESSES; a.how++) {
-		long resets = driver_says("resets", NULL);
+		long resets = debugfs_says("resets", NULL);
 
 		if (!reset_not_ready(_metadata, self, variant))
 			return;
 		if (kernel_has("VFIO_DEBUGFS"))
-			EXPECT_EQ(resets + 1, driver_says("resets", NULL));
+			EXPECT_EQ(resets + 1, debugfs_says("resets", NULL));
 		a.value = VALUE;
 		ASSERT_EQ(0, start_training(&training));
 		EXPECT_EQ(0, do_access(&a));
@@ -606,7 +606,7 @@ TEST_F(power, signal_ends_a_wait)
  */
 TEST_F(power, aer_recovery)
 {
-	long resets = driver_says("resets", NULL), bus = knob("resets_bus");
+	long resets = debugfs_says("resets", NULL), bus = knob("resets_bus");
 	int in_vain = log_says(IN_VAIN);
 	uint64_t value = 0;
 
@@ -619,8 +619,8 @@ TEST_F(power, aer_recovery)
 	EXPECT_EQ(bus + 1, knob("resets_bus"));
 	/* The driver counts it a moment later, after the link is up again. */
 	if (kernel_has("VFIO_DEBUGFS")) {
-		EXPECT_TRUE(wait_until(driver_says("resets", NULL) != resets, 20000));
-		EXPECT_EQ(resets + 1, driver_says("resets", NULL));
+		EXPECT_TRUE(wait_until(debugfs_says("resets", NULL) != resets, 20000));
+		EXPECT_EQ(resets + 1, debugfs_says("resets", NULL));
 	}
 
 	/* Only the VMM can restore the BARs, so nothing waits for them. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The next VFIO user finds zeroes in the memory with scrub=1, however the user before ended and
- * whatever happened in between. Without it they find what that user left.
+ * A VFIO user finds zeroes in the memory with scrub=1, however the user before ended and whatever
+ * happened in between. Without it they find what that user left.
  */
 #include "fault.h"
 #include "fixture.h"
@@ -23,10 +23,9 @@ static const struct program program = {
 #define WORD		0x5a5a5a5a5a5a5a5aUL
 #define STRIDE		KIB(64)
 
-/* After its reset a GPU has this long to get ready. Whatever waited in vain is in the log. */
+/* After its reset a GPU has this long to get ready. */
 #define LIMIT_MS	30000
-#define IN_VAIN		"not ready after"
-#define STOPPED		"scrub stopped at offset"
+#define FAILED		"scrub=1: writing zeroes failed twice"
 
 FIXTURE(memory)
 {
@@ -158,7 +157,7 @@ static uint64_t first_dirt(const FIXTURE_DATA(memory) * self, int region)
 			EXPECT_DIRT(self);					\
 	} while (0)
 
-/* Close a device whose memory is dirty. Its last reset leaves the GPU not ready as MS says. */
+/* Close a device whose memory is dirty. Resets leave the GPU not ready as MS says. */
 static void close_dirty(struct __test_metadata *_metadata, FIXTURE_DATA(memory) * self, long ms)
 {
 	leave_dirt(self);
@@ -166,13 +165,43 @@ static void close_dirty(struct __test_metadata *_metadata, FIXTURE_DATA(memory) 
 	close_all(self);
 }
 
-/* Has the last scrub come to its end, as far as the kernel lets the driver say so? */
-static bool is_scrubbed(const FIXTURE_DATA(memory) * self)
+/* sysfs says what the owner got. */
+static void expect_handover(struct __test_metadata *_metadata, FIXTURE_DATA(memory) * self)
 {
 	const struct region *r = self->v.regions;
+	char zeroed[64];
 
-	return !kernel_has("VFIO_DEBUGFS") ||
-	       (uint64_t)driver_says("scrub", "done") == r[USEMEM].backed + r[RESMEM].backed;
+	snprintf(zeroed, sizeof(zeroed), "zeroed %llu",
+		 (unsigned long long)(r[USEMEM].backed + r[RESMEM].backed));
+	EXPECT_STREQ(self->scrub ? zeroed : "reset", driver_says("handover"));
+}
+
+/* Bytes that the scrub of an open that is going on has written, or 0. */
+static long zeroing(void)
+{
+	long bytes;
+
+	return sscanf(driver_says("handover"), "zeroing %ld", &bytes) == 1 ? bytes : 0;
+}
+
+/*
+ * Start an open, and wait until it is writing zeroes. Returns its process, or -1 if it was over
+ * before this task saw it.
+ */
+static pid_t start_scrub(void)
+{
+	pid_t opener;
+	int i;
+
+	for (i = 0; i < 10; i++) {
+		opener = start_child(try_open, NULL);
+		while (!zeroing() && child_runs(opener))
+			usleep(200);
+		if (child_runs(opener))
+			return opener;
+		end_of_child(opener);
+	}
+	return -1;
 }
 
 /* The host had the memory before the driver was bound: it is an owner, too. */
@@ -205,10 +234,7 @@ TEST_F_TIMEOUT(memory, closed, 180)
 		       now_ms() - start, gib * 1000 / (now_ms() - start + 1),
 		       ms, gib * 1000 / (ms + 1));
 	EXPECT_SCRUBBED(self);
-	if (self->scrub && kernel_has("VFIO_DEBUGFS")) {
-		TH_LOG("the scrub alone %ld ms", driver_says("scrub", "ms"));
-		EXPECT_TRUE(is_scrubbed(self));
-	}
+	expect_handover(_metadata, self);
 }
 
 static int use_until_killed(void *ready)
@@ -240,51 +266,23 @@ TEST_F_TIMEOUT(memory, vmm_is_killed, 180)
 	EXPECT_SCRUBBED(self);
 }
 
-/* Twice, because the GPU may fall asleep before the scrub begins, too. */
-static bool sleeps_for_good(void)
-{
-	return runtime_status_is("suspended") && !usleep(500000) && runtime_status_is("suspended");
-}
-
-/*
- * The scrub needs no open: the GPU sleeps after it, and the next open begins none. A scrub of
- * its own would fail, because the GPU is not ready.
- */
-TEST_F_TIMEOUT(memory, scrubbed_in_background, 180)
-{
-	if (!self->scrub)
-		SKIP(return, "scrub=0");
-	close_dirty(_metadata, self, 0);
-	EXPECT_TRUE(wait_until(is_scrubbed(self) && sleeps_for_good(), 60000));
-	ASSERT_TRUE(set_knob("ready", 0));
-	ASSERT_TRUE(set_knob("ready_ms", -1));
-	ASSERT_EQ(0, open_all(self));
-	ASSERT_TRUE(set_knob("ready", 1));
-	EXPECT_ZEROES(self);
-}
-
+/* After its reset the GPU trains: open waits for that, and then writes. */
 TEST_F_TIMEOUT(memory, open_waits, 180)
 {
-	int stopped = log_says(STOPPED);
 	struct training training;
 
 	if (!self->scrub)
 		SKIP(return, "scrub=0");
 	close_dirty(_metadata, self, -1);
-	/* The reset by open leaves the GPU ready. */
-	ASSERT_TRUE(set_knob("ready_ms", 0));
 	ASSERT_EQ(0, start_training(&training));
 	ASSERT_EQ(0, open_all(self));
 	EXPECT_TRUE(end_training(&training));
-	/* Nor did the close wait for the scrub, until that gave up. */
-	EXPECT_EQ(stopped, log_says(STOPPED));
 	EXPECT_ZEROES(self);
 }
 
-/* The scrub goes on without the opener. */
+/* A fatal signal ends an open that waits for the GPU. */
 TEST_F_TIMEOUT(memory, opener_is_killed, 180)
 {
-	int stopped = log_says(STOPPED);
 	pid_t opener;
 
 	if (!self->scrub)
@@ -293,10 +291,25 @@ TEST_F_TIMEOUT(memory, opener_is_killed, 180)
 	opener = start_child(try_open, NULL);
 	ASSERT_TRUE(wait_until(waits_for_gpu(opener), LIMIT_MS));
 	EXPECT_EQ(-SIGKILL, kill_child(opener));
-	EXPECT_EQ(stopped, log_says(STOPPED));
+	EXPECT_STREQ("none", driver_says("handover"));
 	ASSERT_TRUE(set_knob("ready_ms", 0));
-	ASSERT_TRUE(set_knob("ready", 1));
 	ASSERT_EQ(0, open_all(self));
+	EXPECT_ZEROES(self);
+}
+
+/* So it does while the threads write. */
+TEST_F_TIMEOUT(memory, opener_is_killed_while_writing, 180)
+{
+	pid_t opener;
+
+	if (!self->scrub)
+		SKIP(return, "scrub=0");
+	close_dirty(_metadata, self, 0);
+	opener = start_scrub();
+	ASSERT_NE(-1, opener);
+	EXPECT_EQ(-SIGKILL, kill_child(opener));
+	ASSERT_EQ(0, open_all(self));
+	expect_handover(_metadata, self);
 	EXPECT_ZEROES(self);
 }
 
@@ -313,45 +326,80 @@ static int reset_for_ever(void *unused)
 /* Resets follow each other so fast that hardly a scrub ends between two of them. */
 TEST_F_TIMEOUT(memory, reset_during_scrub, 180)
 {
-	int stopped = log_says(STOPPED);
+	int failed = log_says(FAILED);
 	pid_t resets;
 	long before;
+	int ret;
 
 	if (!self->scrub)
 		SKIP(return, "scrub=0");
-	/* The scrub cannot begin before the first reset. */
-	close_dirty(_metadata, self, -1);
-	ASSERT_TRUE(set_knob("ready_ms", 0));
+	close_dirty(_metadata, self, 0);
 	before = knob("resets_flr");
 	/* Not before: the child would hold the device open. */
 	resets = start_child(reset_for_ever, NULL);
 	ASSERT_TRUE(wait_until(knob("resets_flr") > before, 20000));
-	EXPECT_TRUE(wait_until(try_open(NULL) == EIO, 60000));
-	EXPECT_LE(stopped + 1, log_says(STOPPED));
+	/* EAGAIN: a reset has the device lock when VFIO wants to reset the GPU. */
+	EXPECT_TRUE(wait_until((ret = try_open(NULL)) && ret != EAGAIN, 60000));
+	EXPECT_EQ(EIO, ret);
+	EXPECT_LE(failed + 1, log_says(FAILED));
 	EXPECT_TRUE(child_runs(resets));
 	EXPECT_EQ(-SIGKILL, kill_child(resets));
 
-	/* A reset may have cost zeroes, so the next scrub writes all of the memory again. */
 	ASSERT_EQ(0, open_all(self));
 	EXPECT_ZEROES(self);
 }
 
-/* Only a reset repairs the link; a second close must not count as an open. */
-TEST_F_TIMEOUT(memory, link_failed, 180)
+/* Only a reset repairs the link, and open does one. */
+TEST_F_TIMEOUT(memory, open_mends_the_link, 180)
 {
-	int in_vain = log_says(IN_VAIN);
+	close_dirty(_metadata, self, 0);
+	ASSERT_TRUE(set_knob("c2c_link", 0x13));
+	ASSERT_EQ(0, open_all(self));
+	if (self->scrub)
+		EXPECT_ZEROES(self);
+	expect_handover(_metadata, self);
+}
+
+/* The zeroes after that may be lost. */
+TEST_F_TIMEOUT(memory, link_fails_during_scrub, 180)
+{
+	pid_t opener;
 
 	if (!self->scrub)
 		SKIP(return, "scrub=0");
-	close_dirty(_metadata, self, -1);
+	close_dirty(_metadata, self, 0);
+	opener = start_scrub();
+	ASSERT_NE(-1, opener);
 	ASSERT_TRUE(set_knob("c2c_link", 0x13));
-	EXPECT_EQ(EIO, try_open(NULL));
-	EXPECT_EQ(EIO, try_open(NULL));
-	EXPECT_EQ(in_vain, log_says(IN_VAIN));
-	ASSERT_TRUE(set_knob("ready", 1));
-	ASSERT_TRUE(set_knob("ready_ms", 0));
+	EXPECT_EQ(EIO, end_of_child(opener));
+	EXPECT_STREQ("none", driver_says("handover"));
+
 	ASSERT_EQ(0, open_all(self));
 	EXPECT_ZEROES(self);
+}
+
+/* The engines of a GPU that was not reset may write behind the zeroes. */
+TEST_F_TIMEOUT(memory, gpu_cannot_be_reset, 180)
+{
+	char path[PATH_MAX];
+
+	device_path(path, sizeof(path), "reset_method");
+	close_dirty(_metadata, self, 0);
+	ASSERT_EQ(0, write_file(path, "\n"));
+	if (self->scrub) {
+		EXPECT_EQ(EIO, try_open(NULL));
+		EXPECT_LE(1, log_says("scrub=1: VFIO cannot reset the GPU"));
+		EXPECT_STREQ("none", driver_says("handover"));
+	} else {
+		EXPECT_EQ(0, open_all(self));
+		EXPECT_STREQ("not reset", driver_says("handover"));
+		EXPECT_DIRT(self);
+		close_all(self);
+	}
+	ASSERT_EQ(0, write_file(path, "default"));
+	ASSERT_EQ(0, open_all(self));
+	expect_handover(_metadata, self);
+	EXPECT_SCRUBBED(self);
 }
 
 /* Suspend would save the ~0 that a missing GPU returns, and resume would write it back. */
@@ -363,58 +411,29 @@ static bool stay_awake(bool awake)
 	return !write_file(path, awake ? "on" : "auto");
 }
 
-static void expect_eio_until_back(struct __test_metadata *_metadata, FIXTURE_DATA(memory) * self)
+/* Writes to a GPU that is off the bus are dropped. */
+TEST_F_TIMEOUT(memory, gone_during_scrub, 180)
 {
-	int in_vain = log_says(IN_VAIN);
+	pid_t opener;
 
-	EXPECT_EQ(EIO, try_open(NULL));
-	EXPECT_EQ(EIO, try_open(NULL));
-	EXPECT_EQ(in_vain, log_says(IN_VAIN));
+	if (!self->scrub)
+		SKIP(return, "scrub=0");
+	ASSERT_TRUE(stay_awake(true));
+	close_dirty(_metadata, self, 0);
+	opener = start_scrub();
+	ASSERT_NE(-1, opener);
+	ASSERT_TRUE(set_knob("gone", 1));
+	EXPECT_EQ(EIO, end_of_child(opener));
+	EXPECT_STREQ("none", driver_says("handover"));
 	ASSERT_TRUE(set_knob("gone", 0));
-	ASSERT_TRUE(set_knob("ready_ms", 0));
-	ASSERT_TRUE(set_knob("ready", 1));
 	ASSERT_EQ(0, open_all(self));
 	ASSERT_TRUE(stay_awake(false));
 	EXPECT_ZEROES(self);
 }
 
-TEST_F_TIMEOUT(memory, gone_before_scrub, 180)
-{
-	if (!self->scrub)
-		SKIP(return, "scrub=0");
-	ASSERT_TRUE(stay_awake(true));
-	close_dirty(_metadata, self, -1);
-	ASSERT_TRUE(set_knob("gone", 1));
-	expect_eio_until_back(_metadata, self);
-}
-
-TEST_F_TIMEOUT(memory, gone_during_scrub, 180)
-{
-	int i;
-
-	if (!self->scrub)
-		SKIP(return, "scrub=0");
-	if (!kernel_has("VFIO_DEBUGFS"))
-		SKIP(return, "the kernel has no VFIO_DEBUGFS");
-	ASSERT_TRUE(stay_awake(true));
-	/* This task may sleep until the scrub is over. */
-	for (i = 0; i < 10; i++) {
-		close_dirty(_metadata, self, 0);
-		ASSERT_TRUE(wait_until(driver_says("scrub", "done") > 0, 20000));
-		ASSERT_TRUE(set_knob("gone", 1));
-		if (driver_says("scrub", "of") > driver_says("scrub", "done"))
-			break;
-		ASSERT_TRUE(set_knob("gone", 0));
-		ASSERT_EQ(0, open_all(self));
-	}
-	ASSERT_GT(10, i);
-	expect_eio_until_back(_metadata, self);
-	EXPECT_TRUE(is_scrubbed(self));
-}
-
 /*
- * The injector poisons nothing, so that a mapping shows what the scrub left in the page. The
- * last test: the page stays poisoned.
+ * A poisoned page is written like all others, and stays poisoned for read(). The injector poisons
+ * nothing, so a mapping shows what the scrub left. The last test, for that reason.
  */
 TEST_F_TIMEOUT(memory, poisoned_page, 180)
 {
@@ -433,11 +452,9 @@ TEST_F_TIMEOUT(memory, poisoned_page, 180)
 
 	ASSERT_EQ(0, open_all(self));
 	EXPECT_ERRNO(EHWPOISON, pread(self->fd, &value, 8, off));
-	EXPECT_EQ(at, first_dirt(self, USEMEM));
-	memset(self->map[USEMEM] + at, 0, PAGE);
 	EXPECT_ZEROES(self);
 	if (kernel_has("VFIO_DEBUGFS"))
-		EXPECT_EQ(1, driver_says("scrub", "skipped"));
+		EXPECT_NE(-ENODATA, debugfs_says("poisoned_pages", NULL));
 }
 
 TEST_PROGRAM_MAIN(program)
