@@ -92,8 +92,12 @@ static inline void poison(struct pfn_address_space *space,
 	space->pfn_to_vma_pgoff = to_pgoff;
 }
 
+/*
+ * Before 7.3 the core's own export frees a dma-buf twice. The headers do not show which kernels
+ * have the mends, so the number decides.
+ */
 #line 1 "dmabuf"
-#if IS_ENABLED(CONFIG_VFIO_PCI_DMABUF)
+#if IS_ENABLED(CONFIG_VFIO_PCI_DMABUF) && LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
 static inline int get_phys(struct vfio_pci_core_device *core,
 			   struct p2pdma_provider **provider, unsigned int index,
 			   struct phys_vec *vec, struct vfio_region_dma_range *ranges,

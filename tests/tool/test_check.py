@@ -194,6 +194,9 @@ class KernelFaults(Check):
         self.told("config.container_or_iommufd", "QEMU uses the container", "-e IOMMUFD")
         self.told("config.dmabuf", "peer devices cannot", "-e VFIO_PCI_DMABUF")
         self.told("config.debugfs", "log alone", "-e VFIO_DEBUGFS")
+        self.machine.kernel("6.19.0", CONFIG)
+        self.told("config.dmabuf", "no dma-bufs before Linux 7.3")
+        self.machine.kernel("7.3.4-grace", without("IOMMUFD", "VFIO_DEVICE_CDEV"))
         self.assertEqual(self.checks()[0], 0)
 
     def test_config_in_proc(self):
