@@ -7,8 +7,7 @@
  *	main.c    reset.c		front door | resets, PCI errors and power
  *	config.c  dmabuf.c  scrub.c	config space | dma-bufs | zeroes for the next owner
  *	mem.c				the regions
- *	ready.c   acpi.c		can the memory be used? | firmware
- *	debugfs.c sysfs.c		what is known | where the memory is
+ *	ready.c   acpi.c    sysfs.c	can the memory be used? | firmware | what is known
  */
 /*
  * Lock order, outermost first:
@@ -107,32 +106,6 @@ enum nvgrace_gpu_ready_state {
 };
 
 /**
- * struct nvgrace_gpu_gate - may the memory be used now?
- * @users: an SRCU domain. Whatever accesses or maps the memory is its reader from enter to
- *	exit, which costs a per-CPU counter. A revoke waits for the readers
- * @ready_lock: guards the rest; held over a whole revoke, and over a poll of the registers
- * @ready: the state; a reader of @users that finds READY has entered
- * @entered: can @users have had readers since the last revoke?
- * @held: tasks that may be moving the device to D3 or back; above 0, @ready never becomes READY
- * @deadline: when an access stops waiting for %NVGRACE_GPU_READY, in jiffies
- * @revokes: how often @ready was revoked; does not change while @users has readers
- */
-struct nvgrace_gpu_gate {
-	struct srcu_struct users;
-	struct mutex ready_lock;	/* guards the rest */
-	enum nvgrace_gpu_ready_state ready;
-	bool entered;
-	unsigned int held;
-	unsigned long deadline;
-	unsigned long revokes;
-};
-
-/* How to enter the gate, see nvgrace_gpu_gate_enter(). */
-#define NVGRACE_GPU_GATE_AWAKE		BIT(0)
-#define NVGRACE_GPU_GATE_NOWAIT		BIT(1)
-#define NVGRACE_GPU_GATE_INTERRUPTIBLE	BIT(2)
-
-/**
  * struct nvgrace_gpu_status - what the registers of readiness read
  * @link: of the C2C link
  * @memory: of the HBM
@@ -142,25 +115,36 @@ struct nvgrace_gpu_status {
 	u32 memory;
 };
 
-/* Faults on regions are counted by what they mapped (a page table full, a block) or outcome. */
-enum nvgrace_gpu_fault {
-	NVGRACE_GPU_FAULT_TABLE,
-	NVGRACE_GPU_FAULT_PMD,
-	NVGRACE_GPU_FAULT_PUD,
-	NVGRACE_GPU_FAULT_WAITED,
-	NVGRACE_GPU_FAULT_REFUSED,
-	NVGRACE_GPU_NR_FAULTS,
+/**
+ * struct nvgrace_gpu_gate - may the memory be used now?
+ * @users: an SRCU domain. Whatever accesses or maps the memory is its reader from enter to
+ *	exit, which costs a per-CPU counter. A revoke waits for the readers
+ * @ready_lock: guards the rest; held over a whole revoke, and over a poll of the registers
+ * @ready: the state; a reader of @users that finds READY has entered
+ * @entered: can @users have had readers since the last revoke?
+ * @held: tasks that may be moving the device to D3 or back; above 0, @ready never becomes READY
+ * @deadline: when an access stops waiting for %NVGRACE_GPU_READY, in jiffies
+ * @revokes: how often @ready was revoked; does not change while @users has readers
+ * @status: what the registers read last, for sysfs
+ * @verdict: of the last poll since @ready was revoked, for sysfs: 0; -EAGAIN if not ready yet,
+ *	or not polled; -ETIME if not ready in time; or as nvgrace_gpu_read_status() returns
+ */
+struct nvgrace_gpu_gate {
+	struct srcu_struct users;
+	struct mutex ready_lock;	/* guards the rest */
+	enum nvgrace_gpu_ready_state ready;
+	bool entered;
+	unsigned int held;
+	unsigned long deadline;
+	unsigned long revokes;
+	struct nvgrace_gpu_status status;
+	int verdict;
 };
 
-/**
- * struct nvgrace_gpu_stats - counted since the device was bound
- * @resets: resets of the device
- * @faults: faults on the regions
- */
-struct nvgrace_gpu_stats {
-	atomic_long_t resets;
-	atomic_long_t faults[NVGRACE_GPU_NR_FAULTS];
-};
+/* How to enter the gate, see nvgrace_gpu_gate_enter(). */
+#define NVGRACE_GPU_GATE_AWAKE		BIT(0)
+#define NVGRACE_GPU_GATE_NOWAIT		BIT(1)
+#define NVGRACE_GPU_GATE_INTERRUPTIBLE	BIT(2)
 
 /**
  * struct nvgrace_gpu_poison - poisoned pages of the regions
@@ -204,9 +188,10 @@ enum nvgrace_gpu_handover {
  * @pm_domain: calls the PCI bus's PM operations, and this driver's before them
  * @saved_config: config space while the device is closed, or NULL; changed by probe and close
  * @is_open: does a VFIO user own config space? Resets read it without a lock
+ * @resets: resets of the device since it was bound
  * @handover: enum nvgrace_gpu_handover, for sysfs; changed by open, which VFIO serializes
  * @zeroed: bytes that the last scrub has written, for sysfs
- * @stats: for debugfs
+ * @notify: notifies those who poll the files in sysfs
  */
 struct nvgrace_gpu_device {
 	struct vfio_pci_core_device core;
@@ -218,9 +203,10 @@ struct nvgrace_gpu_device {
 	struct dev_pm_domain pm_domain;
 	struct pci_saved_state *saved_config;
 	bool is_open;
+	atomic_long_t resets;
 	enum nvgrace_gpu_handover handover;
 	atomic64_t zeroed;
-	struct nvgrace_gpu_stats stats;
+	struct work_struct notify;
 };
 
 static inline struct nvgrace_gpu_device *to_nvdev(struct vfio_pci_core_device *core)
@@ -234,7 +220,7 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range);
 /* nvgrace_gpu_ready.c */
 int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev);
 bool nvgrace_gpu_is_present(struct pci_dev *pdev);
-int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev);
+int nvgrace_gpu_wait_at_probe(struct nvgrace_gpu_device *nvdev);
 bool nvgrace_gpu_has_bar0(struct pci_dev *pdev);
 int nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev);
@@ -247,15 +233,9 @@ void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_gate_hold(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_gate_release(struct nvgrace_gpu_device *nvdev);
 
-/* nvgrace_gpu_debugfs.c */
-#if IS_ENABLED(CONFIG_VFIO_DEBUGFS)
-void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev);
-#else
-static inline void nvgrace_gpu_debugfs_init(struct nvgrace_gpu_device *nvdev) {}
-#endif
-
 /* nvgrace_gpu_sysfs.c */
 extern const struct attribute_group *nvgrace_gpu_dev_groups[];
+void nvgrace_gpu_notify(struct work_struct *work);
 
 /* nvgrace_gpu_mem.c */
 int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,

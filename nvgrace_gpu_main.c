@@ -71,6 +71,7 @@ static int nvgrace_gpu_init_dev(struct vfio_device *core_vdev)
 
 	spin_lock_init(&nvdev->bar_lock);
 	xa_init(&nvdev->poison.pages);
+	INIT_WORK(&nvdev->notify, nvgrace_gpu_notify);
 
 	ret = nvgrace_gpu_gate_init(nvdev);
 	if (ret)
@@ -86,6 +87,7 @@ static void nvgrace_gpu_release_dev(struct vfio_device *core_vdev)
 {
 	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
 
+	cancel_work_sync(&nvdev->notify);
 	xa_destroy(&nvdev->poison.pages);
 	kfree(nvdev->saved_config);
 	nvgrace_gpu_gate_destroy(nvdev);
@@ -329,7 +331,7 @@ static int init_regions(struct nvgrace_gpu_device *nvdev, struct pci_dev *pdev)
 	if (ret)
 		return ret;
 
-	ret = nvgrace_gpu_wait_at_probe(pdev);
+	ret = nvgrace_gpu_wait_at_probe(nvdev);
 	if (ret)
 		return ret;
 
@@ -384,7 +386,6 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 	}
 
 	nvgrace_gpu_log_regions(nvdev);
-	nvgrace_gpu_debugfs_init(nvdev);
 	return 0;
 
 out_idle:

@@ -703,23 +703,6 @@ static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
 	return ret;
 }
 
-static void count_fault(struct nvgrace_gpu_device *nvdev, unsigned int order,
-			vm_fault_t ret)
-{
-	enum nvgrace_gpu_fault what;
-
-	if (ret == VM_FAULT_NOPAGE)
-		what = !order ? NVGRACE_GPU_FAULT_TABLE :
-		       order == PMD_ORDER ? NVGRACE_GPU_FAULT_PMD :
-					    NVGRACE_GPU_FAULT_PUD;
-	else if (ret != VM_FAULT_FALLBACK)
-		what = NVGRACE_GPU_FAULT_REFUSED;
-	else
-		return;
-
-	atomic_long_inc(&nvdev->stats.faults[what]);
-}
-
 /*
  * Wait for the GPU with the fault's lock released, and have the fault tried again.
  * If the GPU does not get ready, the next try finds that out.
@@ -737,7 +720,6 @@ static vm_fault_t wait_and_retry(struct nvgrace_gpu_device *nvdev,
 	unsigned int flags = interruptible ? NVGRACE_GPU_GATE_INTERRUPTIBLE : 0;
 	struct file *file;
 
-	atomic_long_inc(&nvdev->stats.faults[NVGRACE_GPU_FAULT_WAITED]);
 	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
 		return VM_FAULT_RETRY;
 
@@ -789,7 +771,6 @@ static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 	unsigned long addr = ALIGN_DOWN(vmf->address, PAGE_SIZE << order);
 	const struct nvgrace_gpu_region *region;
 	unsigned long pfn;
-	vm_fault_t ret;
 
 	region = nvgrace_gpu_find_region(nvdev, vma->vm_pgoff >> REGION_PGOFF_SHIFT);
 	if (!region)
@@ -801,12 +782,7 @@ static vm_fault_t region_huge_fault(struct vm_fault *vmf, unsigned int order)
 
 	if (!nvgrace_gpu_block_fits(vma, addr, pfn, order))
 		return VM_FAULT_FALLBACK;
-
-	ret = try_fault(nvdev, vmf, pfn, order);
-	/* With the fault's lock released there may be no device any more. */
-	if (ret != VM_FAULT_RETRY)
-		count_fault(nvdev, order, ret);
-	return ret;
+	return try_fault(nvdev, vmf, pfn, order);
 }
 
 static vm_fault_t region_fault(struct vm_fault *vmf)
@@ -982,10 +958,12 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma,
 		return -EFAULT;
 
 	/* If xa_store() finds no memory, read() and write() do not refuse the page. */
-	if (!xa_store(&nvdev->poison.pages, pfn, xa_mk_value(1), GFP_ATOMIC))
+	if (!xa_store(&nvdev->poison.pages, pfn, xa_mk_value(1), GFP_ATOMIC)) {
 		dev_err_ratelimited(&nvdev->core.pdev->dev,
 				    "%s: page at offset %#llx is poisoned\n",
 				    region->name, (u64)page << PAGE_SHIFT);
+		schedule_work(&nvdev->notify);
+	}
 	return 0;
 }
 

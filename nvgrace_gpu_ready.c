@@ -171,8 +171,8 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_judge(struct pci_dev *pdev,
 static int read_registers(struct pci_dev *pdev, void __iomem *bar0,
 			  struct nvgrace_gpu_status *status)
 {
-	status->link = ioread32(bar0 + BAR0_C2C_LINK);
-	status->memory = ioread32(bar0 + BAR0_HBM_TRAINING);
+	WRITE_ONCE(status->link, ioread32(bar0 + BAR0_C2C_LINK));
+	WRITE_ONCE(status->memory, ioread32(bar0 + BAR0_HBM_TRAINING));
 
 	return nvgrace_gpu_judge(pdev, status);
 }
@@ -194,24 +194,24 @@ static int sleep_before_poll(unsigned int state, unsigned int *ms)
  * The freezer does not freeze this task here: it holds the device lock, and the host's suspend
  * waits for all probes once user tasks are frozen.
  */
-static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
+static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0,
+			 struct nvgrace_gpu_status *status)
 {
 	unsigned long limit = jiffies + TRAINING_LIMIT_S * HZ;
-	struct nvgrace_gpu_status status;
 	unsigned int ms = 1;
 	bool last;
 	int ret;
 
 	do {
 		last = time_after_eq(jiffies, limit);
-		ret = read_registers(pdev, bar0, &status);
+		ret = read_registers(pdev, bar0, status);
 		if (ret == -ENODEV)
 			return dev_err_probe(&pdev->dev, ret,
 					     "BAR0 and config space read all ones: the GPU is gone\n");
 		if (ret == -ENOLINK)
 			return dev_err_probe(&pdev->dev, ret,
 					     "BAR0+0x%x (C2C link) reads 0x%x, a failure code: the link did not come up\n",
-					     BAR0_C2C_LINK, status.link);
+					     BAR0_C2C_LINK, status->link);
 		if (ret != -EAGAIN)
 			return ret;
 		ret = sleep_before_poll(TASK_KILLABLE, &ms);
@@ -222,13 +222,13 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
 	return dev_err_probe(&pdev->dev, -ETIME,
 			     "not ready after %u s: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x, both should be 0x%x\n",
 			     TRAINING_LIMIT_S,
-			     BAR0_C2C_LINK, status.link,
-			     BAR0_HBM_TRAINING, status.memory, BAR0_READY);
+			     BAR0_C2C_LINK, status->link,
+			     BAR0_HBM_TRAINING, status->memory, BAR0_READY);
 }
 
 /**
  * nvgrace_gpu_wait_at_probe() - wait until the GPU's memory can be used
- * @pdev: the GPU, in D0 and not yet enabled
+ * @nvdev: the device, in D0 and not yet enabled
  *
  * A GPU that is ready costs two register reads.
  *
@@ -239,8 +239,9 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0)
  * it does not answer, or has no BAR0 with the registers; -EINTR if the task was killed;
  * or what the PCI core says when it enables the device. All but -EINTR are logged.
  */
-int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev)
+int nvgrace_gpu_wait_at_probe(struct nvgrace_gpu_device *nvdev)
 {
+	struct pci_dev *pdev = nvdev->core.pdev;
 	void __iomem *bar0;
 	int ret;
 
@@ -263,7 +264,7 @@ int nvgrace_gpu_wait_at_probe(struct pci_dev *pdev)
 
 	bar0 = pci_iomap(pdev, 0, BAR0_HBM_TRAINING + sizeof(u32));
 	if (bar0) {
-		ret = poll_at_probe(pdev, bar0);
+		ret = poll_at_probe(pdev, bar0, &nvdev->gate.status);
 		pci_iounmap(pdev, bar0);
 	} else {
 		ret = dev_err_probe(&pdev->dev, -ENOMEM, "BAR0: cannot be mapped\n");
@@ -299,12 +300,14 @@ static void gate_set_state(struct nvgrace_gpu_device *nvdev,
 	lockdep_assert_held(&gate->ready_lock);
 
 	WRITE_ONCE(gate->ready, state);
+	WRITE_ONCE(gate->verdict, -EAGAIN);
 	gate->deadline = jiffies + limit_s(state) * HZ;
 	if (gate->entered)
 		synchronize_srcu_expedited(&gate->users);
 	gate->entered = false;
 	/* After the wait: readers that are still inside must see the old count. */
 	gate->revokes++;
+	schedule_work(&nvdev->notify);
 }
 
 /* A reset that is going on stays so until its own end. */
@@ -325,6 +328,7 @@ int nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev)
 {
 	mutex_init(&nvdev->gate.ready_lock);
 	nvdev->gate.ready = NVGRACE_GPU_TRAINING;
+	nvdev->gate.verdict = -EAGAIN;
 	nvdev->gate.deadline = jiffies;
 	return init_srcu_struct(&nvdev->gate.users);
 }
@@ -482,10 +486,6 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
 /* Returns 0 if the caller may enter; memory_lock and ready_lock are held. */
 static int gate_poll(struct nvgrace_gpu_device *nvdev)
 {
-	struct nvgrace_gpu_status status = {
-		.link = (u32)PCI_ERROR_RESPONSE,
-		.memory = (u32)PCI_ERROR_RESPONSE,
-	};
 	struct nvgrace_gpu_gate *gate = &nvdev->gate;
 	bool late = time_after_eq(jiffies, gate->deadline);
 	int ret;
@@ -498,9 +498,14 @@ static int gate_poll(struct nvgrace_gpu_device *nvdev)
 		late = false;
 	}
 
-	ret = nvgrace_gpu_read_status(nvdev, &status);
+	ret = nvgrace_gpu_read_status(nvdev, &gate->status);
 	if (ret == -EAGAIN && !late)
 		return ret;
+	if (ret == -EAGAIN)
+		ret = -ETIME;
+	if (gate->verdict != ret)
+		schedule_work(&nvdev->notify);
+	WRITE_ONCE(gate->verdict, ret);
 
 	switch (ret) {
 	case 0:
@@ -512,13 +517,13 @@ static int gate_poll(struct nvgrace_gpu_device *nvdev)
 	case -ENOLINK:
 		dev_err_ratelimited(&nvdev->core.pdev->dev,
 				    "BAR0+0x%x (C2C link) reads 0x%x, a failure code: only a reset can mend that\n",
-				    BAR0_C2C_LINK, status.link);
+				    BAR0_C2C_LINK, gate->status.link);
 		break;
-	case -EAGAIN:
+	case -ETIME:
 		dev_err_ratelimited(&nvdev->core.pdev->dev,
 				    "not ready after %u s: BAR0+0x%x (C2C link) reads 0x%x, BAR0+0x%x (HBM training) reads 0x%x\n",
-				    TRAINING_LIMIT_S, BAR0_C2C_LINK, status.link,
-				    BAR0_HBM_TRAINING, status.memory);
+				    TRAINING_LIMIT_S, BAR0_C2C_LINK, gate->status.link,
+				    BAR0_HBM_TRAINING, gate->status.memory);
 		break;
 	}
 	return -EIO;

@@ -76,7 +76,7 @@ static void end_reset(struct nvgrace_gpu_device *nvdev)
 	if (!READ_ONCE(nvdev->is_open))
 		nvgrace_gpu_restore_config(nvdev);
 	nvgrace_gpu_config_reset(nvdev);
-	atomic_long_inc(&nvdev->stats.resets);
+	atomic_long_inc(&nvdev->resets);
 	begin_training(nvdev);
 }
 
@@ -147,9 +147,13 @@ static int nvgrace_gpu_runtime_suspend(struct device *dev)
 {
 	struct nvgrace_gpu_device *nvdev = to_nvdev(dev_get_drvdata(dev));
 
+	int ret;
+
 	nvgrace_gpu_gate_retrain(nvdev);
 	nvgrace_gpu_zap_regions(nvdev);
-	return dev->bus->pm->runtime_suspend(dev);
+	ret = dev->bus->pm->runtime_suspend(dev);
+	schedule_work(&nvdev->notify);
+	return ret;
 }
 
 /*

@@ -42,7 +42,9 @@ survives() {
 	fatal_error || return 1
 	after=$(bars_of "$BDF")
 	printf '%s\n' "BARs before: $before" "and after:   $after"
-	[ "$after" = "$before" ] && [ "$(knob "$BDF" resets_bus)" = $((bus + $1)) ]
+	cat "$dev/$BDF/nvgrace_gpu/state" "$dev/$BDF/nvgrace_gpu/resets"
+	[ "$after" = "$before" ] && [ "$(knob "$BDF" resets_bus)" = $((bus + $1)) ] &&
+		grep -q '^[a-z]* c2c_link=' "$dev/$BDF/nvgrace_gpu/state"
 }
 
 # The PCI core and the next driver find the GPU as it was before, also without an open.

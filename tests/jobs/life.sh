@@ -90,13 +90,6 @@ binds() {
 	bind "$1"
 }
 
-debugfs_regions() {
-	cat "/sys/kernel/debug/vfio/$hopper/nvgrace_gpu/regions"
-	printf '%s\n' 'usemem: BAR2 base 0x70000000000 backed 0xe0000000 bar_size 0x100000000' \
-		'resmem: BAR4 base 0x700e0000000 backed 0x40000000 bar_size 0x40000000' |
-		cmp - "/sys/kernel/debug/vfio/$hopper/nvgrace_gpu/regions"
-}
-
 in_use() { [ "$(cat /sys/module/nvgrace_gpu/refcnt)" != 0 ]; }
 
 # An unbind while a process has the GPU open and mapped: VFIO asks the process to release it, and
@@ -159,11 +152,6 @@ ok probe.nothing_claimed claims_are_gone 7
 take_log > /dev/null
 ok probe.ready binds "$hopper"
 ok probe.ready_blackwell binds "$blackwell"
-if has VFIO_DEBUGFS; then
-	ok debugfs.regions debugfs_regions
-else
-	skip debugfs.regions 'the kernel has no VFIO_DEBUGFS'
-fi
 BDF=$hopper REGIONS=$hopper_regions RESET=flr
 nested hopper life
 BDF=$blackwell REGIONS=$blackwell_regions RESET=bus

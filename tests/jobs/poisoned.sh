@@ -42,10 +42,11 @@ stop_guest() {
 	true
 }
 
-# The driver lists both pages that were poisoned under the guest.
-debugfs_lists_pages() {
+# The driver counts and lists the pages, and both that were poisoned under the guest are there.
+lists_pages() {
 	cat "$pages"
-	[ "$(grep -cxE '0x7000000(5|7)000' "$pages")" = 2 ]
+	[ "$(head -n 1 "$pages")" = $(($(wc -l < "$pages") - 1)) ] &&
+		[ "$(grep -cxE 'usemem 0x(5|7)000' "$pages")" = 2 ]
 }
 
 export BDF REGIONS BASE=0x70000000000
@@ -61,12 +62,8 @@ ok guest start_guest
 ok guest.unused_page guest_goes_on 0x7000
 ok guest.used_page guest_goes_on 0x5000
 ok guest.stop stop_guest
-pages=/sys/kernel/debug/vfio/$BDF/nvgrace_gpu/poisoned_pages
-if has VFIO_DEBUGFS; then
-	ok debugfs_lists_pages debugfs_lists_pages
-else
-	skip debugfs_lists_pages 'the kernel has no VFIO_DEBUGFS'
-fi
+pages=/sys/bus/pci/devices/$BDF/nvgrace_gpu/poisoned_pages
+ok lists_pages lists_pages
 ok unload rmmod nvgrace_gpu
 ok log log_is_clean '(usemem|resmem): page at offset 0x[0-9a-f]* is poisoned'
 finish

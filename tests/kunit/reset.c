@@ -225,7 +225,7 @@ static void callbacks(struct kunit *test)
 	if (s->after == TRAINING)
 		KUNIT_EXPECT_LE(test, left, 30L * HZ);
 
-	KUNIT_EXPECT_EQ(test, s->resets, !!atomic_long_read(&f->nvdev.stats.resets));
+	KUNIT_EXPECT_EQ(test, s->resets, !!atomic_long_read(&f->nvdev.resets));
 	KUNIT_EXPECT_EQ(test, f->nvdev.regions[0].bar_value, s->resets ? 0 : BAR_VALUE);
 	KUNIT_EXPECT_EQ(test, f->restores, s->resets);
 }
@@ -242,7 +242,7 @@ static void open_gpu_is_not_restored(struct kunit *test)
 	do_step(f, RESET_PREPARE);
 	do_step(f, RESET_DONE);
 	KUNIT_EXPECT_EQ(test, f->restores, 0);
-	KUNIT_EXPECT_EQ(test, atomic_long_read(&f->nvdev.stats.resets), 2);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&f->nvdev.resets), 2);
 }
 
 struct power_change {

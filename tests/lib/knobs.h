@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The files of the GPU BDF: the knobs of its stand-in in debugfs, and the driver's own. A GPU that
- * is not a stand-in of gpu_standin.ko has no knobs. The driver has some of its files in debugfs,
- * where kernel_has("VFIO_DEBUGFS"), and the others in sysfs.
+ * The knobs of the stand-in BDF in debugfs, and the driver's files of a GPU in sysfs. A GPU that
+ * is not a stand-in of gpu_standin.ko has no knobs.
  */
 #ifndef TESTS_KNOBS_H
 #define TESTS_KNOBS_H
@@ -11,22 +10,23 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "task.h"
 
-static inline FILE *open_debugfs(const char *dir, const char *file, const char *mode)
+static inline FILE *open_knob(const char *name, const char *mode)
 {
 	char path[128];
 
-	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s/%s", dir, getenv("BDF"), file);
+	snprintf(path, sizeof(path), "/sys/kernel/debug/gpu_standin/%s/%s", getenv("BDF"), name);
 	return fopen(path, mode);
 }
 
 /* A knob's value, or -1. */
 static inline long knob(const char *name)
 {
-	FILE *f = open_debugfs("gpu_standin", name, "r");
+	FILE *f = open_knob(name, "r");
 	long value = -1;
 
 	if (f && fscanf(f, "%li", &value) != 1)
@@ -43,7 +43,7 @@ static inline bool has_knobs(void)
 
 static inline bool set_knob(const char *name, long value)
 {
-	FILE *f = open_debugfs("gpu_standin", name, "w");
+	FILE *f = open_knob(name, "w");
 
 	return f && fprintf(f, "%ld\n", value) > 0 && !fclose(f);
 }
@@ -77,29 +77,6 @@ static inline bool end_training(struct training *t)
 	return t->waited;
 }
 
-/*
- * The number after "key: " in a file of the driver's, or alone in it. -ENODATA if the file has
- * none, -ENOENT if the driver has no such file.
- */
-static inline long debugfs_says(const char *file, const char *key)
-{
-	char path[64], line[128], format[32];
-	long value = -ENODATA;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "nvgrace_gpu/%s", file);
-	f = open_debugfs("vfio", path, "r");
-	if (!f)
-		return -ENOENT;
-	snprintf(format, sizeof(format), key ? "%s: %%li" : "%s%%li", key ? key : "");
-	while (fgets(line, sizeof(line), f)) {
-		if (sscanf(line, format, &value) == 1)
-			break;
-	}
-	fclose(f);
-	return value;
-}
-
 /* The first line of a file of the driver's, without its newline; "" if there is no such file. */
 static inline const char *driver_says(const char *file)
 {
@@ -114,6 +91,15 @@ static inline const char *driver_says(const char *file)
 static inline long driver_counts(const char *file)
 {
 	return strtol(driver_says(file), NULL, 0);
+}
+
+/* Is the state in the file "state" this one? The values of the registers follow there. */
+static inline bool state_is(const char *state)
+{
+	size_t len = strlen(state);
+	const char *line = driver_says("state");
+
+	return !strncmp(line, state, len) && line[len] == ' ';
 }
 
 #endif /* TESTS_KNOBS_H */

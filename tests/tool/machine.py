@@ -34,7 +34,7 @@ RELEASE = "7.3.4-grace"
 DROPIN = "nvgrace_gpu_vfio_pci"
 CONFIG = ("VFIO VFIO_PCI_CORE VFIO_GROUP VFIO_CONTAINER VFIO_DEVICE_CDEV IOMMUFD KVM ARM_SMMU_V3 "
           "NUMA MEMORY_FAILURE TRANSPARENT_HUGEPAGE ARCH_SUPPORTS_HUGE_PFNMAP "
-          "ARCH_SUPPORTS_PMD_PFNMAP VFIO_PCI_DMABUF VFIO_DEBUGFS").split()
+          "ARCH_SUPPORTS_PMD_PFNMAP VFIO_PCI_DMABUF").split()
 BOOT = ("Linux version " + RELEASE, "CPU features: detected: Stage-2 Force Write-Back",
         "CPU features: detected: Instruction cache invalidation not required for I/D coherence")
 
@@ -83,6 +83,7 @@ class Machine(tool.Host):
         self.delay = 0         # seconds that binding takes
         self.nr_gpus = 0
         self.tables = {}
+        self.regions = {}      # {BDF: (name, BAR, base, backed, bar_size) of each}
         self.boot = list(BOOT)
         self.kernel(RELEASE, CONFIG)
         self.become(user)
@@ -198,7 +199,7 @@ esac""")
         self.cache.pop("log", None)
 
     def add_gpu(self, bdf, shape="GH200", driver="nvgrace_gpu", node=0, layout=4,
-                firmware="all", methods="acpi flr", debugfs=True):
+                firmware="all", methods="acpi flr"):
         """A GPU, its ACPI device and its VFIO nodes. firmware: all, base, size, none."""
         device, memory, usemem, resmem, bars = SHAPES[shape]
         number = self.nr_gpus
@@ -232,10 +233,9 @@ esac""")
         regions = [("usemem", layout if resmem else 4, base, *usemem)]
         if resmem:
             regions.append(("resmem", 6 - layout, base + usemem[0], *resmem))
+        self.regions[bdf] = regions
         if driver:
             self.bound(bdf, driver)
-        if driver == "nvgrace_gpu":
-            self.regions_are(bdf, regions, debugfs)
         self.put("/dev/vfio/devices/vfio%d" % number, "", 0o666)
         self.put("/sys/bus/pci/devices/%s/vfio-dev/vfio%d/dev" % (bdf, number), "511:0")
         self.put("/dev/vfio/" + group, "", 0o666)
@@ -261,22 +261,29 @@ esac""")
         self.put("/sys/firmware/acpi/tables/SSDT1", b"SSDT" + bytes(32) + body)
         self.cache.clear()
 
-    def regions_are(self, bdf, regions, debugfs=True):
-        if debugfs:
-            base = "/sys/kernel/debug/vfio/%s/nvgrace_gpu/" % bdf
-            self.put(base + "regions", "\n".join(
-                "%s: BAR%d base 0x%x backed 0x%x bar_size 0x%x" % r for r in regions))
-            self.put(base + "ready", "ready")
-            self.put(base + "poisoned_pages", "")
-            return
-        self.say(*("nvgrace_gpu %s: %s [mem 0x%x-0x%x] is BAR%d, backed 0x%x bar_size 0x%x" %
-                   (bdf, name, at, at + backed - 1, bar, backed, size)
-                   for name, bar, at, backed, size in regions))
-
     def bound(self, bdf, driver):
         self.driver(driver)
         self.symlink("/sys/bus/pci/devices/%s/driver" % bdf, "../../../bus/pci/drivers/" + driver)
         self.put("/sys/bus/pci/drivers/%s/unbind" % driver)
+        self.drop_files(bdf)
+        if driver not in ("nvgrace_gpu", DROPIN):
+            return
+        files = {"resets": "1", "handover": "none"}
+        if self.regions[bdf]:
+            files.update(state="ready c2c_link=0xff hbm_training=0xff", poisoned_pages="0")
+        for name, bar, base, backed, bar_size in self.regions[bdf]:
+            files.update({name + "_bar": bar, name + "_base": hex(base), name + "_backed": backed,
+                          name + "_bar_size": bar_size})
+        for name, value in files.items():
+            self.put("/sys/bus/pci/devices/%s/nvgrace_gpu/%s" % (bdf, name), str(value))
+
+    def unbound(self, bdf):
+        self.remove("/sys/bus/pci/devices/%s/driver" % bdf)
+        self.drop_files(bdf)
+
+    def drop_files(self, bdf):
+        if self.exists("/sys/bus/pci/devices/%s/nvgrace_gpu" % bdf):
+            self.drop("/sys/bus/pci/devices/%s/nvgrace_gpu" % bdf)
 
     def opened(self, pid, name, node):
         self.put("/proc/%d/comm" % pid, name)
@@ -289,6 +296,12 @@ esac""")
             raise FileNotFoundError(errno.ENOENT, "No such file or directory",
                                     self.path("/dev/kvm"))
         return self.caps.get(cap, 0)
+
+    def vfio_bars(self, gpu):
+        if not gpu.nodes():
+            return super().vfio_bars(gpu)
+        emulated = {bar: size for _, bar, _, _, size in self.regions[gpu.bdf]}
+        return {**gpu.physical_bars(), **emulated}
 
     def run(self, *command):
         if command[0] == "modprobe":
@@ -320,7 +333,7 @@ esac""")
         if parts[-1] == "driver_override":
             self.put(name, text.strip() or "(null)")
         elif parts[-1] == "unbind":
-            os.unlink(self.path("/sys/bus/pci/devices/%s/driver" % text))
+            self.unbound(text)
         elif parts[-1] == "bind":
             self.bind(text, parts[-2])
         else:

@@ -55,8 +55,11 @@ class Check(Case):
         self.machine.put("/sys/bus/pci/devices/%s/%s" % (GPU, name), value)
 
     def unbound(self):
-        self.machine.remove("/sys/bus/pci/devices/%s/driver" % GPU)
-        self.machine.drop("/sys/kernel/debug/vfio")
+        self.machine.unbound(GPU)
+
+    def says(self, name, text):
+        """A file of the driver has this text."""
+        self.attr("nvgrace_gpu/" + name, text)
 
 
 class AllIsWell(Check):
@@ -189,11 +192,9 @@ class KernelFaults(Check):
         self.fault("config.container_or_iommufd", "-e IOMMUFD -e VFIO_DEVICE_CDEV")
 
     def test_debians_config_is_no_fault(self):
-        self.machine.config_is(without("IOMMUFD", "VFIO_DEVICE_CDEV", "VFIO_DEBUGFS",
-                                       "VFIO_PCI_DMABUF"))
+        self.machine.config_is(without("IOMMUFD", "VFIO_DEVICE_CDEV", "VFIO_PCI_DMABUF"))
         self.told("config.container_or_iommufd", "QEMU uses the container", "-e IOMMUFD")
         self.told("config.dmabuf", "peer devices cannot", "-e VFIO_PCI_DMABUF")
-        self.told("config.debugfs", "log alone", "-e VFIO_DEBUGFS")
         self.machine.kernel("6.19.0", CONFIG)
         self.told("config.dmabuf", "no dma-bufs before Linux 7.3")
         self.machine.kernel("7.3.4-grace", without("IOMMUFD", "VFIO_DEVICE_CDEV"))
@@ -348,7 +349,7 @@ class DropIn(Check):
         self.fault("gpu.override", "echo %s >" % DROPIN, also=["gpu.driver"])
 
     def test_poisoned(self):
-        self.machine.put("/sys/kernel/debug/vfio/%s/nvgrace_gpu/poisoned_pages" % GPU, "0x1000")
+        self.says("poisoned_pages", "1\nusemem 0x1000")
         self.fault("gpu.poison", "echo 1 >")
 
 
@@ -409,6 +410,12 @@ class GpuFaults(Check):
         self.unbound()
         self.machine.firmware(0, None, None)
         self.told("gpu.memory", "no coherent memory")
+
+    def test_malformed_dsd(self):
+        """The driver found no property, and serves a plain GPU."""
+        self.machine.regions[GPU] = []
+        self.machine.bound(GPU, "nvgrace_gpu")
+        self.fault("gpu.memory", "fwupdmgr update", text="malformed")
 
     def test_each_gpu_has_its_own_memory(self):
         self.unbound()
@@ -488,6 +495,27 @@ class GpuFaults(Check):
         self.registers(0xFFFFFFFF, 0xFFFFFFFF)
         self.fault("gpu.ready", "/remove", also=["gpu.driver"])
 
+    def test_training(self):
+        self.says("state", "training c2c_link=0xff hbm_training=0x0")
+        self.told("gpu.ready", "hbm_training=0x0: the next access polls")
+
+    def test_failed(self):
+        self.says("state", "failed c2c_link=0x5 hbm_training=0x0")
+        self.fault("gpu.ready", "echo 1 > /sys/bus/pci/devices/%s/reset" % GPU, "ipmitool",
+                   text="c2c_link=0x5")
+
+    def test_gone(self):
+        self.says("state", "gone c2c_link=0xffffffff hbm_training=0xffffffff")
+        self.fault("gpu.ready", "/remove; echo 1 > /sys/bus/pci/rescan", text="off the bus")
+
+    def test_handed_over(self):
+        self.says("handover", "zeroed 102542344192")
+        self.told("gpu.handover", "zeroed 102542344192")
+
+    def test_handed_over_without_a_reset(self):
+        self.says("handover", "not reset")
+        self.fault("gpu.handover", "echo 1 > /sys/bus/pci/devices/%s/reset" % GPU)
+
     def test_no_reset(self):
         self.machine.drop("/sys/bus/pci/devices/%s/reset_method" % GPU)
         self.fault("gpu.reset", "lspci -vvv")
@@ -505,8 +533,7 @@ class GpuFaults(Check):
         self.told("gpu.reset", "no _RST")
 
     def test_poisoned(self):
-        self.machine.put("/sys/kernel/debug/vfio/%s/nvgrace_gpu/poisoned_pages" % GPU,
-                         "0x420000010000\n0x420000020000")
+        self.says("poisoned_pages", "2\nusemem 0x10000\nresmem 0x20000")
         self.fault("gpu.poison", "nvgrace-gpu unbind " + GPU, text="2 poisoned")
 
     def test_after_reboot(self):

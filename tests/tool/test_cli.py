@@ -152,7 +152,8 @@ class Report(Case):
         self.assertEqual(len(titles), 11)
         for text in ("7.3.4-grace", "usemem BAR4", "CONFIG_VFIO=y", "iommu.strict=1",
                      "nvgrace_gpu.usemem_bar=4", "QEMU emulator version 11",
-                     "%s: reset done" % GPU, "%s ready: ready" % GPU, "gpu.memory: 95.5 GiB"):
+                     "%s: reset done" % GPU, "%s state: ready c2c_link=0xff" % GPU,
+                     "gpu.memory: 95.5 GiB"):
             self.assertIn(text, out)
 
     def test_no_secrets(self):

@@ -175,8 +175,8 @@ qemu-system-aarch64 -M virt,gic-version=3,accel=kvm,highmem-mmio-size=512G \\
         self.line("--layout=2")
 
     def test_intree_driver(self):
-        gpu = self.machine.add_gpu(A)
-        self.machine.bound(gpu.bdf, "nvgrace-gpu-vfio-pci")
+        """It has no files in sysfs, so VFIO tells the sizes."""
+        self.machine.add_gpu(A, driver="nvgrace-gpu-vfio-pci")
         self.consistent(self.line(), [A], 9)
 
 
@@ -203,8 +203,9 @@ class Refused(Case):
 
     def test_coherent_and_plain(self):
         self.machine.add_gpu(A, "GB300")
-        self.machine.add_gpu(C, "GB300")
-        self.machine.put("/sys/kernel/debug/vfio/%s/nvgrace_gpu/regions" % C, "")
+        self.machine.add_gpu(C, "GB300", node=1)
+        self.machine.regions[C] = []
+        self.machine.bound(C, "nvgrace_gpu")
         self.no("guests of their own")
 
     def test_two_drivers(self):
@@ -266,9 +267,8 @@ class Refused(Case):
         self.no("no arm-smmuv3 with accel=", "--smmu")
 
     def test_sizes_cannot_be_told(self):
-        self.machine.add_gpu(A, debugfs=False)
-        self.machine.boot = []
-        self.machine.write_log()
+        self.machine.add_gpu(A, driver="nvgrace-gpu-vfio-pci")
+        self.machine.drop("/dev/vfio")
         self.no("the sizes of its BARs cannot be told")
 
     def test_wrong_numbers(self):

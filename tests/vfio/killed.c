@@ -100,7 +100,7 @@ static const char *what_is_left(void)
 		return "a line in /proc/iomem";
 	if (windows() != start.windows)
 		return "a mapping in the kernel";
-	if (kernel_has("VFIO_DEBUGFS") && debugfs_says("poisoned_pages", NULL) != -ENODATA)
+	if (driver_counts("poisoned_pages"))
 		return "a poisoned page";
 	return NULL;
 }

@@ -3,7 +3,9 @@
  * Accesses to the coherent memory of a GPU that is not ready after a reset, sleeps in D3, or
  * is gone.
  */
+#include <poll.h>
 #include <stdatomic.h>
+#include <sys/eventfd.h>
 #include <sys/time.h>
 
 #include "fault.h"
@@ -131,12 +133,12 @@ TEST_F_TIMEOUT(gpu, accesses_wait, 60)
 
 	ASSERT_EQ(0, touch(self->map, false));
 	for (a.how = 0; a.how < NR_ACCESSES; a.how++) {
-		long resets = debugfs_says("resets", NULL);
+		long resets = driver_counts("resets");
 
 		if (!reset_not_ready(_metadata, self, variant))
 			return;
-		if (kernel_has("VFIO_DEBUGFS"))
-			EXPECT_EQ(resets + 1, debugfs_says("resets", NULL));
+		EXPECT_EQ(resets + 1, driver_counts("resets"));
+		EXPECT_TRUE(state_is("training"));
 		a.value = VALUE;
 		ASSERT_EQ(0, start_training(&training));
 		EXPECT_EQ(0, do_access(&a));
@@ -144,6 +146,7 @@ TEST_F_TIMEOUT(gpu, accesses_wait, 60)
 		EXPECT_EQ(VALUE, a.value);
 		EXPECT_EQ(VALUE, *(volatile uint64_t *)self->map);
 		EXPECT_EQ(1, knob("ready"));
+		EXPECT_STREQ("ready c2c_link=0xff hbm_training=0xff", driver_says("state"));
 	}
 }
 
@@ -488,6 +491,70 @@ TEST_F(power, runtime_suspend)
 	EXPECT_TRUE(end_training(&training));
 }
 
+static int low_power_with_wakeup(int fd, int event)
+{
+	struct {
+		struct vfio_device_feature feature;
+		struct vfio_device_low_power_entry_with_wakeup entry;
+	} arg = {
+		.feature.argsz = sizeof(arg),
+		.feature.flags = VFIO_DEVICE_FEATURE_SET |
+				 VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
+		.entry.wakeup_eventfd = event,
+	};
+
+	return ioctl(fd, VFIO_DEVICE_FEATURE, &arg);
+}
+
+static bool power_control(const char *value)
+{
+	char path[PATH_MAX];
+
+	return !write_file(device_path(path, sizeof(path), "power/control"), value);
+}
+
+/*
+ * The host wakes a GPU whose user has asked for an event: low power is over then, and the GPU
+ * trains. Reading its state wakes it not.
+ */
+TEST_F(power, low_power_with_wakeup)
+{
+	int event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	struct training training;
+	uint64_t count;
+
+	ASSERT_LE(0, event);
+	ASSERT_EQ(0, touch(self->map, true));
+	ASSERT_EQ(0, low_power_with_wakeup(self->fd, event));
+	EXPECT_ERRNO(EINVAL, low_power_with_wakeup(self->fd, event));
+	ASSERT_TRUE(wait_until(knob("power_state") == 3, 20000));
+	EXPECT_TRUE(wait_until(state_is("asleep"), 5000)) TH_LOG("%s", driver_says("state"));
+	EXPECT_EQ(SIGBUS, touch(self->map, false));
+	EXPECT_ERRNO(EAGAIN, read(event, &count, sizeof(count)));
+	EXPECT_EQ(3, knob("power_state"));
+
+	ASSERT_TRUE(set_knob("ready", 0));
+	ASSERT_TRUE(power_control("on"));
+	EXPECT_EQ(sizeof(count), read(event, &count, sizeof(count)));
+	EXPECT_TRUE(state_is("training")) TH_LOG("%s", driver_says("state"));
+	ASSERT_EQ(0, start_training(&training));
+	EXPECT_EQ(0, touch(self->map, false));
+	EXPECT_TRUE(end_training(&training));
+	EXPECT_EQ(VALUE, *(volatile uint64_t *)self->map);
+	ASSERT_TRUE(power_control("auto"));
+
+	/* A close in low power leaves a GPU that can be opened. */
+	ASSERT_EQ(0, low_power_with_wakeup(self->fd, event));
+	ASSERT_TRUE(wait_until(knob("power_state") == 3, 20000));
+	munmap(self->map, MAPPED);
+	reopen_device(_metadata, &self->v, &self->fd);
+	EXPECT_ERRNO(EAGAIN, read(event, &count, sizeof(count)));
+	self->map = map_region(&self->v, USEMEM, NULL, 0, MAPPED);
+	ASSERT_NE(MAP_FAILED, self->map);
+	EXPECT_EQ(0, touch(self->map, false));
+	close(event);
+}
+
 /* The time to train counts from the return to D0, however long the GPU slept. */
 TEST_F_TIMEOUT(power, training_after_long_sleep, 90)
 {
@@ -504,6 +571,38 @@ TEST_F_TIMEOUT(power, training_after_long_sleep, 90)
 	EXPECT_EQ(8, pread(self->fd, &value, 8, self->usemem));
 	EXPECT_TRUE(end_training(&training));
 	EXPECT_EQ(VALUE, value);
+}
+
+static int reset_for_ever(void *vfio)
+{
+	while (!reset_by_sysfs(vfio))
+		;
+	return 1;
+}
+
+/* A monitor waits for a change, and reads the state while a reset holds the device lock. */
+TEST_F(power, state_in_sysfs)
+{
+	char path[PATH_MAX], line[64];
+	struct pollfd p = { .events = POLLPRI };
+	pid_t resets;
+
+	ASSERT_EQ(0, touch(self->map, true));
+	p.fd = open(device_path(path, sizeof(path), "nvgrace_gpu/state"), O_RDONLY | O_CLOEXEC);
+	ASSERT_LE(0, p.fd);
+	/* The notification of the fault above may be on its way. */
+	usleep(100000);
+	EXPECT_LT(0, pread(p.fd, line, sizeof(line), 0));
+	EXPECT_EQ(0, poll(&p, 1, 100));
+
+	resets = start_child(reset_for_ever, &self->v);
+	EXPECT_EQ(1, poll(&p, 1, 20000));
+	EXPECT_TRUE(wait_until(state_is("resetting"), 20000));
+	EXPECT_EQ(-SIGKILL, kill_child(resets));
+	EXPECT_TRUE(wait_until(state_is("training"), 20000)) TH_LOG("%s", driver_says("state"));
+	EXPECT_EQ(0, touch(self->map, false));
+	EXPECT_TRUE(state_is("ready"));
+	close(p.fd);
 }
 
 static int write_to_file(void *map)
@@ -606,7 +705,7 @@ TEST_F(power, signal_ends_a_wait)
  */
 TEST_F(power, aer_recovery)
 {
-	long resets = debugfs_says("resets", NULL), bus = knob("resets_bus");
+	long resets = driver_counts("resets"), bus = knob("resets_bus");
 	int in_vain = log_says(IN_VAIN);
 	uint64_t value = 0;
 
@@ -618,10 +717,8 @@ TEST_F(power, aer_recovery)
 	EXPECT_TRUE(wait_until(knob("resets_bus") != bus, 20000));
 	EXPECT_EQ(bus + 1, knob("resets_bus"));
 	/* The driver counts it a moment later, after the link is up again. */
-	if (kernel_has("VFIO_DEBUGFS")) {
-		EXPECT_TRUE(wait_until(debugfs_says("resets", NULL) != resets, 20000));
-		EXPECT_EQ(resets + 1, debugfs_says("resets", NULL));
-	}
+	EXPECT_TRUE(wait_until(driver_counts("resets") != resets, 20000));
+	EXPECT_EQ(resets + 1, driver_counts("resets"));
 
 	/* Only the VMM can restore the BARs, so nothing waits for them. */
 	EXPECT_EQ(SIGBUS, touch(self->map, false));
