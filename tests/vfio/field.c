@@ -222,6 +222,77 @@ TEST_F_TIMEOUT(unprivileged, memlock_of_guest_ram_is_enough_twice, 120)
 
 /* ------------------------------------------------------------------------ */
 
+FIXTURE(upgrade)
+{
+	struct vfio v;
+};
+
+FIXTURE_SETUP(upgrade)
+{
+	ASSERT_EQ(0, vfio_open(&self->v, TYPE1));
+}
+
+FIXTURE_TEARDOWN(upgrade)
+{
+	vfio_close(&self->v);
+}
+
+static int type1_map(const struct vfio *v, unsigned int flags, void *p, uint64_t iova)
+{
+	struct vfio_iommu_type1_dma_map map = {
+		.argsz = sizeof(map),
+		.flags = flags,
+		.vaddr = (uintptr_t)p,
+		.iova = iova,
+		.size = BAR_PART,
+	};
+
+	return ioctl(v->container, VFIO_IOMMU_MAP_DMA, &map);
+}
+
+static int type1_unmap(const struct vfio *v, unsigned int flags, uint64_t iova, uint64_t size)
+{
+	struct vfio_iommu_type1_dma_unmap unmap = {
+		.argsz = sizeof(unmap), .flags = flags, .iova = iova, .size = size,
+	};
+
+	return ioctl(v->container, VFIO_IOMMU_UNMAP_DMA, &unmap);
+}
+
+/*
+ * QEMU's live upgrade (cpr-exec) keeps the file descriptors and the DMA mappings. The new VMM maps
+ * usemem at another address, and tells the container so.
+ */
+TEST_F(upgrade, mapping_moves_to_another_address)
+{
+	const unsigned int rw = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
+	volatile uint64_t *old, *new;
+
+	if (ioctl(self->v.container, VFIO_CHECK_EXTENSION, VFIO_UPDATE_VADDR) != 1)
+		SKIP(return, "the container has no VFIO_UPDATE_VADDR");
+	old = map_region(&self->v, USEMEM, NULL, 0, BAR_PART);
+	ASSERT_NE(MAP_FAILED, (void *)old);
+	*old = 0x600df00d;
+	ASSERT_EQ(0, type1_map(&self->v, rw, (void *)old, GIB(4)));
+	ASSERT_EQ(0, type1_unmap(&self->v, VFIO_DMA_UNMAP_FLAG_VADDR | VFIO_DMA_UNMAP_FLAG_ALL,
+				 0, 0));
+	new = map_region(&self->v, USEMEM, NULL, 0, BAR_PART);
+	ASSERT_NE(MAP_FAILED, (void *)new);
+	munmap((void *)old, BAR_PART);
+
+	/* A reset in between zaps the new mapping, and not the container's. */
+	if (ioctl(self->v.device, VFIO_DEVICE_RESET))
+		ASSERT_EQ(0, hot_reset(&self->v));
+	ASSERT_EQ(0, type1_map(&self->v, VFIO_DMA_MAP_FLAG_VADDR, (void *)new, GIB(4)));
+	EXPECT_ERRNO(EEXIST, type1_map(&self->v, rw, (void *)new, GIB(4)));
+	EXPECT_EQ(0x600df00d, *new);
+	EXPECT_EQ(0, type1_unmap(&self->v, 0, GIB(4), BAR_PART));
+	EXPECT_EQ(0, type1_map(&self->v, rw, (void *)new, GIB(4)));
+	munmap((void *)new, BAR_PART);
+}
+
+/* ------------------------------------------------------------------------ */
+
 #define IO_LEN	KIB(256)
 
 FIXTURE(file_io)
