@@ -53,6 +53,20 @@
 #define GATE_MEMORY_LOCK	BIT(8)
 
 /**
+ * nvgrace_gpu_is_present() - does config space answer?
+ * @pdev: the GPU
+ *
+ * Context: Process context.
+ * Return: false if the GPU is off the bus.
+ */
+bool nvgrace_gpu_is_present(struct pci_dev *pdev)
+{
+	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_is_present, pdev);
+
+	return pci_device_is_present(pdev);
+}
+
+/**
  * nvgrace_gpu_read_dvsec() - read the flags in the DVSEC of the coherent memory
  * @pdev: the GPU
  * @flags: the flags, all ones if they cannot be read; untouched without a DVSEC
@@ -71,6 +85,9 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags)
 
 	do {
 		pos = pci_find_next_ext_capability(pdev, pos, PCI_EXT_CAP_ID_DVSEC);
+		if (!pos && !nvgrace_gpu_is_present(pdev))
+			return dev_err_probe(&pdev->dev, -EIO,
+					     "extended capabilities: cannot be read\n");
 		if (!pos)
 			return 0;
 		if (!left--)
@@ -128,20 +145,6 @@ int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev)
 				     dvsec);
 
 	return !(flags & DVSEC_MEMORY_NO_DEFECT);
-}
-
-/**
- * nvgrace_gpu_is_present() - does config space answer?
- * @pdev: the GPU
- *
- * Context: Process context.
- * Return: false if the GPU is off the bus.
- */
-bool nvgrace_gpu_is_present(struct pci_dev *pdev)
-{
-	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_is_present, pdev);
-
-	return pci_device_is_present(pdev);
 }
 
 /**
