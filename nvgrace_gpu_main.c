@@ -87,7 +87,6 @@ static void nvgrace_gpu_release_dev(struct vfio_device *core_vdev)
 {
 	struct nvgrace_gpu_device *nvdev = vfio_to_nvdev(core_vdev);
 
-	cancel_work_sync(&nvdev->notify);
 	xa_destroy(&nvdev->poison.pages);
 	kfree(nvdev->saved_config);
 	nvgrace_gpu_gate_destroy(nvdev);
@@ -132,9 +131,9 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 	if (scrub) {
 		WRITE_ONCE(nvdev->handover, NVGRACE_GPU_ZEROING);
 		ret = nvgrace_gpu_scrub(nvdev);
-		WRITE_ONCE(nvdev->handover, ret ? NVGRACE_GPU_NO_OWNER : NVGRACE_GPU_ZEROED);
 		if (ret)
 			return ret;
+		WRITE_ONCE(nvdev->handover, NVGRACE_GPU_ZEROED);
 	}
 
 	ret = nvgrace_gpu_watch_poison(nvdev);
@@ -177,8 +176,10 @@ static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
 
 	ret = open_regions(nvdev);
 	if (ret) {
+		/* This resets the device, without calling .reset_prepare or .reset_done. */
 		vfio_pci_core_disable(&nvdev->core);
 		nvgrace_gpu_unmap_windows(nvdev);
+		nvgrace_gpu_gate_retrain(nvdev);
 		goto out_put;
 	}
 
@@ -186,6 +187,8 @@ static int nvgrace_gpu_open_device(struct vfio_device *core_vdev)
 	vfio_pci_core_finish_enable(&nvdev->core);
 	put_idle(dev);
 out_put:
+	if (ret)
+		WRITE_ONCE(nvdev->handover, NVGRACE_GPU_NO_OWNER);
 	/* vfio_pci_core holds a reference of its own while the device is open. */
 	pm_runtime_put(dev);
 	return ret;
@@ -392,6 +395,7 @@ out_idle:
 	put_idle(&pdev->dev);
 	nvgrace_gpu_pm_exit(nvdev);
 out_put:
+	disable_work_sync(&nvdev->notify);
 	vfio_put_device(&nvdev->core.vdev);
 	return ret;
 }
@@ -404,6 +408,7 @@ static void nvgrace_gpu_remove(struct pci_dev *pdev)
 	nvgrace_gpu_restore_config(to_nvdev(core));
 	nvgrace_gpu_pm_exit(to_nvdev(core));
 	put_idle(&pdev->dev);
+	disable_work_sync(&to_nvdev(core)->notify);
 	vfio_put_device(&core->vdev);
 }
 

@@ -491,6 +491,7 @@ static int gate_poll(struct nvgrace_gpu_device *nvdev)
 {
 	struct nvgrace_gpu_gate *gate = &nvdev->gate;
 	bool late = time_after_eq(jiffies, gate->deadline);
+	bool changed;
 	int ret;
 
 	if (in_reset(gate->ready)) {
@@ -506,16 +507,16 @@ static int gate_poll(struct nvgrace_gpu_device *nvdev)
 		return ret;
 	if (ret == -EAGAIN)
 		ret = -ETIME;
-	if (gate->verdict != ret)
-		schedule_work(&nvdev->notify);
+	changed = gate->verdict != ret;
 	WRITE_ONCE(gate->verdict, ret);
+	/* Pairs with nvgrace_gpu_gate_enter(): the poll comes before each access. */
+	if (!ret && !gate->held)
+		smp_store_release(&gate->ready, NVGRACE_GPU_READY);
+	if (changed)
+		schedule_work(&nvdev->notify);
 
 	switch (ret) {
 	case 0:
-		if (gate->held)
-			return 0;
-		/* Pairs with nvgrace_gpu_gate_enter(): the poll comes before each access. */
-		smp_store_release(&gate->ready, NVGRACE_GPU_READY);
 		return 0;
 	case -ENOLINK:
 		dev_err_ratelimited(&nvdev->core.pdev->dev,

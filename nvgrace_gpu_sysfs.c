@@ -16,6 +16,9 @@
 
 #define GROUP	"nvgrace_gpu"
 
+/* No line of poisoned_pages is longer. */
+#define MAX_LINE	32
+
 /* The region that a file is about, or NULL if this GPU has none of that name. */
 static const struct nvgrace_gpu_region *attr_region(struct device *dev,
 						    struct device_attribute *attr)
@@ -127,9 +130,12 @@ static ssize_t poisoned_pages_show(struct device *dev, struct device_attribute *
 		const struct nvgrace_gpu_region *region = &nvdev->regions[i];
 
 		xa_for_each_range(&nvdev->poison.pages, pfn, entry, PHYS_PFN(region->base),
-				  PHYS_PFN(region->base + region->backed - 1))
+				  PHYS_PFN(region->base + region->backed - 1)) {
+			if (len > PAGE_SIZE - MAX_LINE)
+				return len;
 			len += sysfs_emit_at(buf, len, "%s %#llx\n", region->name,
 					     (u64)(PFN_PHYS(pfn) - region->base));
+		}
 	}
 	return len;
 }

@@ -608,7 +608,7 @@ static const struct {
 	  "locks, and sleeps" },
 	{ "__init_waitqueue_head __wake_up init_wait_entry prepare_to_wait_event finish_wait",
 	  "locks, and sleeps" },
-	{ "destroy_workqueue __flush_workqueue cancel_work_sync queue_work_node queue_work_on",
+	{ "destroy_workqueue __flush_workqueue disable_work_sync queue_work_node queue_work_on",
 	  "locks, and sleeps" },
 	{ "_raw_spin_* __raw_spin_* schedule_timeout __cond_resched preempt_schedule*",
 	  "locks, and sleeps" },
