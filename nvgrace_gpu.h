@@ -227,7 +227,7 @@ void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags);
 void nvgrace_gpu_gate_exit(struct nvgrace_gpu_device *nvdev, int entry);
 int nvgrace_gpu_gate_wait(struct nvgrace_gpu_device *nvdev, unsigned int flags);
-bool nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
+void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 			     enum nvgrace_gpu_ready_state state);
 void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_gate_hold(struct nvgrace_gpu_device *nvdev);

@@ -358,18 +358,13 @@ void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev)
  * reset has to end, or the GPU to get ready, starts.
  *
  * Context: Process context, may sleep; memory_lock may be held, or not.
- * Return: true if anybody had entered since the last revoke, and may have mapped the memory.
  */
-bool nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
+void nvgrace_gpu_gate_revoke(struct nvgrace_gpu_device *nvdev,
 			     enum nvgrace_gpu_ready_state state)
 {
-	bool entered;
-
 	mutex_lock(&nvdev->gate.ready_lock);
-	entered = nvdev->gate.entered;
 	gate_set_state(nvdev, state);
 	mutex_unlock(&nvdev->gate.ready_lock);
-	return entered;
 }
 
 /**
@@ -435,7 +430,8 @@ bool nvgrace_gpu_has_bar0(struct pci_dev *pdev)
 
 	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_has_bar0, pdev);
 
-	if (!(pci_resource_flags(pdev, 0) & IORESOURCE_MEM))
+	/* The BARs of a virtual function always read 0. */
+	if (!(pci_resource_flags(pdev, 0) & IORESOURCE_MEM) || pdev->is_virtfn)
 		return true;
 
 	address = pci_bus_address(pdev, 0);

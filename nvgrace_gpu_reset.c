@@ -20,9 +20,9 @@ static void begin_reset(struct nvgrace_gpu_device *nvdev, enum nvgrace_gpu_ready
 
 static void begin_training(struct nvgrace_gpu_device *nvdev)
 {
-	/* Something is mapped if the reset was not announced, or if the gate gave it up. */
-	if (nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_TRAINING))
-		nvgrace_gpu_zap_regions(nvdev);
+	nvgrace_gpu_gate_revoke(nvdev, NVGRACE_GPU_TRAINING);
+	/* Pages are mapped if nothing announced the reset, or if it outlasted its deadline. */
+	nvgrace_gpu_zap_regions(nvdev);
 }
 
 /**
@@ -41,6 +41,8 @@ void nvgrace_gpu_save_config(struct nvgrace_gpu_device *nvdev)
 
 	if (nvgrace_gpu_has_bar0(pdev) && !pci_save_state(pdev))
 		state = pci_store_saved_state(pdev);
+	/* The PCI core must not take this for a state to restore when the device resumes. */
+	pci_load_saved_state(pdev, NULL);
 	if (!state)
 		return;
 	kfree(nvdev->saved_config);
@@ -96,12 +98,14 @@ static void nvgrace_gpu_reset_done(struct pci_dev *pdev)
 }
 
 /*
- * Recovery from an error may reset the link without calling .reset_prepare, or may reset
- * nothing: .slot_reset alone does not say. A reset leaves BAR0 without its address.
+ * Error recovery may reset the link without calling .reset_prepare, or reset nothing, and
+ * .slot_reset does not tell which. BAR0 does: a reset clears its address.
  */
 static void end_recovery(struct nvgrace_gpu_device *nvdev)
 {
-	if (nvgrace_gpu_has_bar0(nvdev->core.pdev))
+	struct pci_dev *pdev = nvdev->core.pdev;
+
+	if (nvgrace_gpu_has_bar0(pdev) || !nvgrace_gpu_is_present(pdev))
 		begin_training(nvdev);
 	else
 		end_reset(nvdev);

@@ -23,6 +23,7 @@ enum step {
 	FATAL,
 	FAILED,
 	LINK_RESET,		/* of which no callback tells */
+	PULLED,			/* config space reads all ones */
 	RESUME,
 	RUNTIME_SUSPEND,
 	RUNTIME_RESUME,
@@ -34,6 +35,7 @@ struct fixture {
 	struct nvgrace_gpu_device nvdev;
 	struct pci_dev pdev;
 	bool lost_bar0;
+	bool gone;
 	unsigned int restores;
 	unsigned int bus_calls;
 	enum nvgrace_gpu_ready_state at_bus_call;
@@ -43,6 +45,11 @@ struct fixture {
 static bool fake_has_bar0(struct pci_dev *pdev)
 {
 	return !container_of(pdev, struct fixture, pdev)->lost_bar0;
+}
+
+static bool fake_is_present(struct pci_dev *pdev)
+{
+	return !container_of(pdev, struct fixture, pdev)->gone;
 }
 
 static void fake_restore_config(struct nvgrace_gpu_device *nvdev)
@@ -100,6 +107,7 @@ static int fixture_init(struct kunit *test)
 	nvgrace_gpu_pm_init(&f->nvdev);
 
 	kunit_activate_static_stub(test, nvgrace_gpu_has_bar0, fake_has_bar0);
+	kunit_activate_static_stub(test, nvgrace_gpu_is_present, fake_is_present);
 	kunit_activate_static_stub(test, nvgrace_gpu_restore_config, fake_restore_config);
 	return 0;
 }
@@ -130,6 +138,10 @@ static void do_step(struct fixture *f, enum step step)
 		break;
 	case LINK_RESET:
 		f->lost_bar0 = true;
+		break;
+	case PULLED:
+		f->lost_bar0 = true;
+		f->gone = true;
 		break;
 	case RESUME:
 		err->resume(pdev);
@@ -170,6 +182,7 @@ static const struct sequence sequences[] = {
 	{ "fatal error, failed", { FATAL, FAILED }, RESETTING, TRAINING, false },
 	{ "fatal error, failed after the reset", { FATAL, LINK_RESET, FAILED },
 	  RESETTING, TRAINING, true },
+	{ "fatal error, the GPU is gone", { FATAL, PULLED, FAILED }, RESETTING, TRAINING, false },
 	/* 6.12 calls .slot_reset without a reset. Newer kernels reset for a neighbour. */
 	{ "non-fatal error", { NON_FATAL, RESUME }, RECOVERING, TRAINING, false },
 	{ "non-fatal error, bus reset", { NON_FATAL, LINK_RESET, RESUME },
