@@ -121,8 +121,9 @@ struct nvgrace_gpu_status {
  *	exit, which costs a per-CPU counter. A revoke waits for the readers
  * @ready_lock: guards the rest; held over a whole revoke, and over a poll of the registers
  * @ready: the state; a reader of @users that finds READY has entered
- * @entered: can @users have had readers since the last revoke?
- * @held: tasks that may be moving the device to D3 or back; above 0, @ready never becomes READY
+ * @entered: true if somebody has entered since the last revoke: the next one waits for @users
+ * @held: number of tasks that may be changing the power state; @ready does not become READY
+ *	while there is one
  * @deadline: when an access stops waiting for %NVGRACE_GPU_READY, in jiffies
  * @revokes: how often @ready was revoked; does not change while @users has readers
  * @status: what the registers read last, for sysfs
@@ -160,12 +161,12 @@ struct nvgrace_gpu_poison {
 };
 
 /**
- * enum nvgrace_gpu_handover - what VFIO's latest owner got the device with
+ * enum nvgrace_gpu_handover - in what condition the latest VFIO user got the device
  * @NVGRACE_GPU_NO_OWNER: nobody has opened it since it was bound, or the latest open failed
  * @NVGRACE_GPU_NOT_RESET: vfio_pci_core could not reset it
  * @NVGRACE_GPU_RESET: vfio_pci_core has reset it
- * @NVGRACE_GPU_ZEROING: as before, and the driver writes zeroes for an opener
- * @NVGRACE_GPU_ZEROED: as before, and the regions held zeroes
+ * @NVGRACE_GPU_ZEROING: reset; an open with scrub=1 is writing zeroes
+ * @NVGRACE_GPU_ZEROED: reset, and all of the regions read as zeroes
  */
 enum nvgrace_gpu_handover {
 	NVGRACE_GPU_NO_OWNER,
@@ -186,7 +187,8 @@ enum nvgrace_gpu_handover {
  * @gate: may the memory be used now?
  * @poison: pages that are poisoned
  * @pm_domain: calls the PCI bus's PM operations, and this driver's before them
- * @saved_config: config space while the device is closed, or NULL; changed by probe and close
+ * @saved_config: config space to restore if a reset costs it while the device is closed; NULL if
+ *	it was never saved. The device lock guards it
  * @is_open: does a VFIO user own config space? Resets read it without a lock
  * @resets: resets of the device since it was bound
  * @handover: enum nvgrace_gpu_handover, for sysfs; changed by open, which VFIO serializes

@@ -57,7 +57,7 @@ MODULE_PARM_DESC(disable_idle_d3,
 static bool scrub;
 module_param(scrub, bool, 0444);
 MODULE_PARM_DESC(scrub,
-		 "write zeroes to the memory when a VFIO user opens the GPU, who waits for that");
+		 "write zeroes to the memory at each open, before the open returns");
 
 static struct nvgrace_gpu_device *vfio_to_nvdev(struct vfio_device *core_vdev)
 {
@@ -145,8 +145,8 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 }
 
 /*
- * Never wait for the device lock here: unbind holds it and waits for the close. A reset that
- * holds it makes vfio_pci_core refuse the open, and leaves config space as it was at the close.
+ * Trylock only: unbind holds the lock while it waits for the close. If a reset holds it,
+ * vfio_pci_core_enable() fails with -EAGAIN, and a close keeps the copy saved before.
  */
 static void with_device_lock(struct nvgrace_gpu_device *nvdev,
 			     void (*function)(struct nvgrace_gpu_device *nvdev))

@@ -99,7 +99,7 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 	return 2;
 }
 
-/* The number of the window that holds PHYS. Windows are aligned, but for the first one's start. */
+/* Windows start at multiples of RW_WINDOW, but the first one, which starts with the region. */
 static size_t window_number(const struct nvgrace_gpu_region *region, phys_addr_t phys)
 {
 	return phys / RW_WINDOW - region->base / RW_WINDOW;

@@ -38,15 +38,12 @@
 #define BAR0_READY		0xFF
 #define BAR0_NOT_STARTED	0
 
-/*
- * How long training may take. How long a reset may: the PCI core itself waits up to 60 s for
- * a device, after up to 20 s in ACPI's _RST. How long the recovery from an error that did not
- * stop the device may: the PCI core asks each driver on the bus. And how long to sleep
- * between two polls.
- */
 #define TRAINING_LIMIT_S	30
+/* The PCI core waits up to 60 s for a device, after up to 20 s in ACPI's _RST. */
 #define RESET_LIMIT_S		120
+/* After an error that did not stop the device, the PCI core only asks each driver on the bus. */
 #define RECOVERY_LIMIT_S	2
+/* Between two polls. */
 #define POLL_MAX_MS		128
 
 /* ORed into the SRCU index, which is 0 or 1: memory_lock is held. */
@@ -387,8 +384,8 @@ void nvgrace_gpu_gate_retrain(struct nvgrace_gpu_device *nvdev)
  * nvgrace_gpu_gate_hold() - a task is about to change the power state
  * @nvdev: the device
  *
- * Until nvgrace_gpu_gate_release() each access holds memory_lock, because the gate does not
- * become READY. VFIO holds memory_lock for write when it moves the device to D3.
+ * Until nvgrace_gpu_gate_release() the gate does not become READY, so each access holds
+ * memory_lock. VFIO holds memory_lock for write when it moves the device to D3.
  *
  * Context: Process context, may sleep; memory_lock must not be held.
  */
@@ -493,7 +490,7 @@ static int gate_poll(struct nvgrace_gpu_device *nvdev)
 	if (in_reset(gate->ready)) {
 		if (!late)
 			return -EAGAIN;
-		/* Nothing reported the end, so the registers have to tell. */
+		/* The deadline passed, and nothing reported an end: ask the registers. */
 		gate_set_state(nvdev, NVGRACE_GPU_TRAINING);
 		late = false;
 	}
@@ -505,9 +502,10 @@ static int gate_poll(struct nvgrace_gpu_device *nvdev)
 		ret = -ETIME;
 	changed = gate->verdict != ret;
 	WRITE_ONCE(gate->verdict, ret);
-	/* Pairs with nvgrace_gpu_gate_enter(): the poll comes before each access. */
-	if (!ret && !gate->held)
+	if (!ret && !gate->held) {
+		/* Pairs with nvgrace_gpu_gate_enter(): the poll comes before each access. */
 		smp_store_release(&gate->ready, NVGRACE_GPU_READY);
+	}
 	if (changed)
 		schedule_work(&nvdev->notify);
 
@@ -543,7 +541,7 @@ static bool is_powered(struct nvgrace_gpu_device *nvdev, unsigned int flags)
 	/* A bit-field in some kernels, which READ_ONCE() does not take. */
 	if (data_race(!!core->pm_runtime_engaged) && !(flags & NVGRACE_GPU_GATE_AWAKE))
 		return false;
-	/* It changes with memory_lock held, or as pm_runtime_engaged says. */
+	/* Changes only under memory_lock, or in runtime PM, which the test above covers. */
 	state = data_race(core->pdev->current_state);
 	return state != PCI_D3hot && state != PCI_D3cold;
 }

@@ -29,7 +29,7 @@ static void begin_training(struct nvgrace_gpu_device *nvdev)
  * nvgrace_gpu_save_config() - remember the config space of a GPU that is not open
  * @nvdev: the device, in D0, and its config space as the PCI core or VFIO left it
  *
- * If memory is short, the driver keeps what it has remembered.
+ * If BAR0 has lost its address, or memory is short, the driver keeps what it has remembered.
  *
  * Context: Process context; the device lock is held, because resets save and restore config
  * space, too.
@@ -53,9 +53,9 @@ void nvgrace_gpu_save_config(struct nvgrace_gpu_device *nvdev)
  * nvgrace_gpu_restore_config() - restore the config space of a GPU that is not open
  * @nvdev: the device, in D0
  *
- * AER resets a link and restores nothing. A later reset saves and restores what AER left, so
- * the GPU would be lost to all who open it, and to the next driver. While the GPU is open,
- * its VMM gets an error event, and has to reset it.
+ * AER resets a link without restoring config space. A later reset saves and restores what it
+ * finds, so the BARs would stay lost for each later VFIO user and driver. While the GPU is
+ * open, the VMM gets an error event and has to reset it.
  *
  * Context: Process context; the device lock is held, because resets save and restore config
  * space, too.
@@ -112,9 +112,9 @@ static void end_recovery(struct nvgrace_gpu_device *nvdev)
 }
 
 /*
- * A recovery that fails ends without .resume: newer kernels report
- * pci_channel_io_perm_failure then. 6.12 reports nothing, and the gate polls the registers
- * again after its deadline.
+ * If a recovery fails, the PCI core does not call .resume. Newer kernels call .error_detected
+ * with pci_channel_io_perm_failure; 6.12 calls nothing, and the gate polls the registers after
+ * its deadline.
  */
 static pci_ers_result_t nvgrace_gpu_error_detected(struct pci_dev *pdev,
 						   pci_channel_state_t state)
@@ -145,12 +145,11 @@ const struct pci_error_handlers nvgrace_gpu_err_handlers = {
 /*
  * vfio_pci_core lets an open device suspend only after its VFIO user has allowed that. It
  * has zapped the mappings and set pm_runtime_engaged by then, so the gate refuses faults.
- * One that had entered before may have mapped a page after that zap.
+ * A fault that entered before may have mapped a page since, which this zap catches.
  */
 static int nvgrace_gpu_runtime_suspend(struct device *dev)
 {
 	struct nvgrace_gpu_device *nvdev = to_nvdev(dev_get_drvdata(dev));
-
 	int ret;
 
 	nvgrace_gpu_gate_retrain(nvdev);
@@ -170,7 +169,7 @@ static int nvgrace_gpu_runtime_resume(struct device *dev)
 	return dev->bus->pm->runtime_resume(dev);
 }
 
-/* The host suspends: afterwards no task may find the memory mapped before it is trained. */
+/* The host suspends: unmap now, so that no task uses the memory on resume before it is trained. */
 static int nvgrace_gpu_pm_prepare(struct device *dev)
 {
 	int ret = dev->bus->pm->prepare(dev);
@@ -187,11 +186,11 @@ static void nvgrace_gpu_pm_complete(struct device *dev)
 }
 
 /**
- * nvgrace_gpu_pm_init() - see a device suspend and resume, before vfio_pci_core does
+ * nvgrace_gpu_pm_init() - hook suspend and resume, ahead of vfio_pci_core's callbacks
  * @nvdev: the device, which is being bound
  *
- * vfio_pci_core stores PM ops of its own in the driver whenever it registers a device. Thus the
- * driver gives each device a PM domain, which calls the PCI bus's operations.
+ * vfio_pci_core overwrites the driver's PM ops whenever it registers a device, so the hooks are in
+ * a PM domain of the device, which calls the PCI bus's operations.
  *
  * Context: Process context. nvgrace_gpu_pm_exit() undoes this.
  */

@@ -20,7 +20,7 @@
 /* Bytes written at a time within the gate. No block reaches into another window. */
 #define SCRUB_BLOCK	((phys_addr_t)SZ_2M)
 
-/* A thread takes so much at a time. No two threads map the same window. */
+/* A thread claims so much at a time. No two threads map the same window. */
 #define SCRUB_PIECE	((phys_addr_t)SZ_1G)
 
 /* The C2C link moves 450 GB/s each way, and a CPU writes a fraction of that. */
@@ -44,7 +44,7 @@ struct nvgrace_gpu_scrubber {
  * @running: threads that have not ended
  * @revokes: of the gate, when the scrub began
  * @next: number of the piece that no thread has taken yet
- * @error: of the first thread that failed, or of the opener; else 0
+ * @error: first error of any thread, or -EINTR if the opener was killed
  * @threads: the threads
  */
 struct nvgrace_gpu_scrub {
@@ -152,7 +152,7 @@ static void scrub_thread(struct work_struct *work)
 		wake_up(&scrub->wait);
 }
 
-/* Wait for the GPU, and remember from which revoke on no reset may come. */
+/* Wait for the GPU, and record the count of revokes: a later one may cost zeroes. */
 static int begin_scrub(struct nvgrace_gpu_scrub *scrub)
 {
 	struct nvgrace_gpu_device *nvdev = scrub->nvdev;
@@ -174,7 +174,7 @@ static int begin_scrub(struct nvgrace_gpu_scrub *scrub)
 	return 0;
 }
 
-/* Did a reset come, or did the link fail, so that zeroes may be lost? Poll the registers again. */
+/* Poll the registers again. Returns 0 if the link is up and no revoke came since begin_scrub(). */
 static int end_scrub(struct nvgrace_gpu_scrub *scrub)
 {
 	struct nvgrace_gpu_device *nvdev = scrub->nvdev;
@@ -210,7 +210,7 @@ static int write_zeroes(struct nvgrace_gpu_scrub *scrub)
 		queue_work_node(dev_to_node(&scrub->nvdev->core.pdev->dev), scrub->wq,
 				&scrub->threads[i].work);
 	}
-	/* A frozen opener keeps VFIO's locks, which no suspend callback takes. */
+	/* A frozen opener keeps VFIO's locks. No suspend callback takes them. */
 	if (wait_event_state(scrub->wait, !atomic_read(&scrub->running),
 			     (TASK_KILLABLE | TASK_FREEZABLE_UNSAFE)))
 		cmpxchg(&scrub->error, 0, -EINTR);
@@ -229,7 +229,7 @@ static int write_zeroes(struct nvgrace_gpu_scrub *scrub)
  * lock of the device set.
  * Return: 0; -EIO if vfio_pci_core could not reset the GPU, whose engines may still write, or
  * if the second try failed, too, both of which are logged; -EINTR if the task was killed;
- * -ENOMEM if no thread could be started.
+ * -ENOMEM if the scrub could not be set up.
  */
 int nvgrace_gpu_scrub(struct nvgrace_gpu_device *nvdev)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Files in sysfs say where the memory of a GPU is, for VMMs and tools, which would find the
- * physical BARs in the PCI device's resource file. Others say how it is, for monitors.
+ * physical BARs in the PCI device's resource file. The other files report its health.
  * Documentation/ABI/testing/sysfs-bus-pci-devices-nvgrace_gpu describes the files.
  *
  * Reading a file wakes no GPU, and takes no lock that a reset holds.
@@ -74,7 +74,7 @@ static const char *state_name(struct nvgrace_gpu_device *nvdev)
 {
 	struct pci_dev *pdev = nvdev->core.pdev;
 	int verdict = READ_ONCE(nvdev->gate.verdict);
-	/* A file that is read while it changes may say either. */
+	/* No lock is held: the value may be the old or the new one. */
 	pci_power_t power = data_race(pdev->current_state);
 
 	if (verdict == -ENODEV || READ_ONCE(pdev->error_state) == pci_channel_io_perm_failure)
