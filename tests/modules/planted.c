@@ -20,10 +20,15 @@ static DEFINE_SPINLOCK(atomic);
 
 static void leak(void)
 {
-	void *lost = kmalloc(512, GFP_KERNEL);
+	int i;
 
-	/* GCC may not leave it out. */
-	OPTIMIZER_HIDE_VAR(lost);
+	/* kmemleak takes what is left of a pointer on a stack for a reference, but not of each. */
+	for (i = 0; i < 32; i++) {
+		void *lost = kmalloc(512, GFP_KERNEL);
+
+		/* GCC may not leave it out. */
+		OPTIMIZER_HIDE_VAR(lost);
+	}
 }
 
 static void sleep_in_atomic_context(void)
