@@ -50,9 +50,9 @@ in_guest() {
 }
 
 # must_break PROBE: the guest takes an abort, or its vCPU stops. A kernel that onlines such
-# memory may also go round in aborts of its own, and is stopped after a while.
+# memory may also go round in aborts of its own, silent or not, and is stopped after a while.
 must_break() {
-	export GUEST_TIMEOUT=40
+	export GUEST_TIMEOUT=60 GUEST_AT_MOST=120
 	! in_guest "$1" > /tmp/broken || { cat /tmp/broken; return 1; }
 	broken='alignment fault|Unhandled fault|external abort|Bad address|Bus error'
 	[ "$1" != online ] || broken="$broken|the guest hung"

@@ -250,6 +250,7 @@ scrub_log_is_clean() {
 		'BAR0\+0x1498 \(C2C link\) reads 0x13, a failure code: .*' \
 		'(Unable to change power state|Device config space inaccessible).*' \
 		'All device reset methods disabled by user' 'not ready [0-9]*ms after FLR; .*' \
+		'timed out waiting for pending transaction.*' \
 		'usemem: page at offset 0x[0-9a-f]* is poisoned'
 }
 
@@ -331,13 +332,19 @@ run_guest() {
 	rm -f "$guest_dir/guest.log" "$guest_dir/guest.verdict"
 	"$@" > "$guest_dir/qemu.log" 2>&1 &
 	since=$(date +%s)
+	end=$((since + ${GUEST_AT_MOST:-3600}))
 	qemu=$! hung='' last='' limit=${GUEST_TIMEOUT:-600}
 	# QEMU keeps a guest whose vCPU cannot go on, for a debugger to look at.
 	while kill -0 $qemu 2> /dev/null; do
 		now=$(stat -c %s "$guest_dir/guest.log" "$guest_dir/guest.verdict" 2> /dev/null)
 		[ "$now" = "$last" ] || since=$(date +%s)
 		last=$now
-		if [ $(($(date +%s) - since)) -ge "$limit" ]; then hung=1; kill $qemu; fi
+		if [ $(($(date +%s) - since)) -ge "$limit" ]; then
+			hung="it printed nothing for $limit s"
+		elif [ "$(date +%s)" -ge $end ]; then
+			hung="it did not end in ${GUEST_AT_MOST:-3600} s"
+		fi
+		[ -z "$hung" ] || kill $qemu
 		! grep -q 'kvm run failed' "$guest_dir/qemu.log" || kill $qemu
 		sleep 0.5
 	done
@@ -345,7 +352,7 @@ run_guest() {
 	cat "$guest_dir/qemu.log" >> "$guest_dir/guest.log"
 	grep -v '^# job exit' "$guest_dir/guest.verdict"
 	if [ -n "$hung" ]; then
-		echo "# the guest hung and was stopped: it printed nothing for $limit s"
+		echo "# the guest hung and was stopped: $hung"
 		return 1
 	fi
 	grep -q '^# job exit 0$' "$guest_dir/guest.verdict" && return
