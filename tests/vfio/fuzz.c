@@ -664,6 +664,7 @@ static void map_slice(struct worker *w, unsigned int area, unsigned int prot)
 	const uint64_t pages = f->v.regions[area].backed / PAGE, block = BLOCK / PAGE;
 	uint64_t first = s->pos / PAGE, last = (s->pos + s->len - 1) / PAGE;
 	size_t at, nr, i;
+	void *p;
 
 	if (one_in(w, 4)) {
 		first += below(w, last - first + 1);
@@ -681,8 +682,14 @@ static void map_slice(struct worker *w, unsigned int area, unsigned int prot)
 	nr = last - first + 1;
 	if (nr > arena_pages() - at)
 		nr = arena_pages() - at;
-	if (mmap(w->arena + at * PAGE, nr * PAGE, prot, MAP_SHARED | MAP_FIXED, f->v.device,
-		 area_offset(area) + first * PAGE) != w->arena + at * PAGE) {
+	p = mmap(w->arena + at * PAGE, nr * PAGE, prot, MAP_SHARED | MAP_FIXED, f->v.device,
+		 area_offset(area) + first * PAGE);
+	if (area == RESMEM && (prot & PROT_EXEC)) {
+		must_fail(w, p == MAP_FAILED ? -1 : 0, EPERM, "an executable mapping of resmem");
+		reserve_again(w, at, nr);
+		return;
+	}
+	if (p == MAP_FAILED) {
 		broken(w, "mmap of area %u, %zu pages from %lu on: %s", area, nr, first,
 		       strerror(errno));
 		return;
@@ -774,6 +781,17 @@ static void op_mprotect(struct worker *w)
 
 	if (!nr)
 		return;
+	/* mm protects one mapping after the other, up to one of resmem. */
+	for (i = 0; prot & PROT_EXEC && i < nr; i++) {
+		if (w->table[at + i].area != RESMEM)
+			continue;
+		if (!i) {
+			must_fail(w, mprotect(w->arena + at * PAGE, nr * PAGE, prot), EACCES,
+				  "an mprotect that makes resmem executable");
+			return;
+		}
+		nr = i;
+	}
 	if (mprotect(w->arena + at * PAGE, nr * PAGE, prot)) {
 		broken(w, "mprotect of %zu pages: %s", nr, strerror(errno));
 		return;
