@@ -179,7 +179,7 @@ sysfs_tells() {
 sysfs_has_no_resmem() {
 	grep . "$dev/$C"/nvgrace_gpu/* > /tmp/sysfs
 	cat /tmp/sysfs
-	[ "$(grep -c /usemem_ /tmp/sysfs)" = 4 ] && [ "$(wc -l < /tmp/sysfs)" = 4 ] &&
+	[ "$(grep -c /usemem_ /tmp/sysfs)" = 4 ] && ! grep -q /resmem_ /tmp/sysfs &&
 		[ "$(cat "$dev/$C/nvgrace_gpu/usemem_bar")" = 4 ]
 }
 
