@@ -53,6 +53,8 @@ done
 if [ "${COUNT:-}" != instructions ]; then
 	rmmod nvgrace_gpu
 	insmod /modules/nvgrace_gpu.ko usemem_bar=4 scrub=1
+	# The emulated machine gets its memory from this one when it writes to it first.
+	ok zeroes.first measure nvgrace_gpu GP02 zeroes
 	for round in $(seq "${ROUNDS:-3}"); do
 		for driver in nvgrace_gpu nvgrace_gpu_vfio_pci; do
 			rows_of "zeroes_$round.$driver" GP02 $driver zeroes
