@@ -575,14 +575,14 @@ static void op_bad_buffer(struct worker *w)
 		buf = w->bad + max - good;
 
 	if (write) {
-		/* The good bytes hold zeroes. */
+		/* The good bytes hold zeroes. A read, of a process killed since, may have left others. */
+		memset(w->bad, 0, PAGE);
 		memset(w->data, 0, len);
 		slice_begin(&w->slices[area], at, w->data, good);
 		ret = pwrite(f->v.device, buf, len, offset_of(w, area, at));
 		end_write(w, area, false, w->rw);
 	} else {
 		ret = pread(f->v.device, buf, len, offset_of(w, area, at));
-		memset(w->bad, 0, PAGE);
 	}
 	if (ret == -1 && (errno == EFAULT || (errno == EIO && w->rw != MUST)))
 		done(w);
