@@ -14,9 +14,6 @@
 
 dev=/sys/bus/pci/devices
 
-# bars_of GPU: the registers of the BARs.
-bars_of() { hexdump -s 16 -n 24 -e '6/4 "%08x " "\n"' "$dev/$1/config"; }
-
 # can_open: a VFIO user can open the GPU BDF, and read and write the memory.
 can_open() {
 	hold_open || return 1
@@ -29,10 +26,8 @@ can_open() {
 # fatal_error: on the GPU BDF, which nobody has open; until the recovery is over.
 fatal_error() {
 	lines=$(dmesg | wc -l)
-	knob "$BDF" aer_uncorrectable 0x10 && soon logged 'AER: device recovery'
+	knob "$BDF" aer_uncorrectable 0x10 && soon logged "$lines" 'AER: device recovery'
 }
-
-logged() { dmesg | sed "1,${lines}d" | grep -E "$1"; }
 
 asleep() { grep -q suspended "$dev/$BDF/power/runtime_status"; }
 

@@ -92,9 +92,6 @@ start() {
 	in_background "$1" standin
 }
 
-# logged REGEX: it is in the log, after the first $lines of the log.
-logged() { dmesg | sed "1,${lines}d" | grep -E "$1"; }
-
 # An error message goes the whole way, root port, interrupt, AER, driver; a fatal one
 # has the bus reset, unless the kernel knows better. The GPU is awake: AER would
 # resume it with pci_bus_sem held, and vfio_pci_core takes memory_lock then; its hot
@@ -102,27 +99,27 @@ logged() { dmesg | sed "1,${lines}d" | grep -E "$1"; }
 errors() {
 	echo on > "$dev/$BDF/power/control"
 	port=$(basename "$(dirname "$(readlink -f "$dev/$BDF")")")
-	bars=$(hexdump -s 16 -n 24 -e '6/4 "%08x "' "$dev/$BDF/config")
+	bars=$(bars_of "$BDF")
 	before=$(knob "$BDF" resets_bus) lines=$(dmesg | wc -l)
 	case $(cat "$dev/$BDF/reset_method") in
 	*bus*) resets=1 end=successful ;;
 	*) resets=0 end=failed ;;
 	esac
 	knob "$BDF" aer_correctable 0x1 &&
-		soon logged "$BDF: PCIe Bus Error: severity=Correctable" || return 1
+		soon logged "$lines" "$BDF: PCIe Bus Error: severity=Correctable" || return 1
 	knob "$BDF" aer_uncorrectable 0x4000 &&
-		soon logged "$BDF: PCIe Bus Error: severity=Uncorrectable \(Non-Fatal\)" &&
-		soon logged "$port: AER: device recovery successful" || return 1
+		soon logged "$lines" "$BDF: PCIe Bus Error: severity=Uncorrectable \(Non-Fatal\)" &&
+		soon logged "$lines" "$port: AER: device recovery successful" || return 1
 	[ "$(knob "$BDF" resets_bus)" = "$before" ] || return 1
 	[ "$(knob "$BDF" aer_correctable) $(knob "$BDF" aer_uncorrectable)" = '0x0 0x0' ] ||
 		return 1
 	lines=$(dmesg | wc -l)
 	knob "$BDF" aer_uncorrectable 0x10 &&
-		soon logged "$BDF: .*severity=Uncorrectable \(Fatal\)" &&
-		soon logged "$port: AER: device recovery $end" || return 1
+		soon logged "$lines" "$BDF: .*severity=Uncorrectable \(Fatal\)" &&
+		soon logged "$lines" "$port: AER: device recovery $end" || return 1
 	echo auto > "$dev/$BDF/power/control"
 	[ "$(knob "$BDF" resets_bus)" = $((before + resets)) ] &&
-		[ "$(hexdump -s 16 -n 24 -e '6/4 "%08x "' "$dev/$BDF/config")" = "$bars" ]
+		[ "$(bars_of "$BDF")" = "$bars" ]
 }
 
 plain_functions_again() {

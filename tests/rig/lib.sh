@@ -40,6 +40,12 @@ bdf_of() {
 	return 1
 }
 
+# bars_of GPU: the registers of its BARs.
+bars_of() { hexdump -s 16 -n 24 -e '6/4 "%08x " "\n"' "/sys/bus/pci/devices/$1/config"; }
+
+# logged N REGEX: it is in the log, after the first N lines of the log.
+logged() { dmesg | sed "1,$1d" | grep -E "$2"; }
+
 # The stand-ins of kind hopper and blackwell become GPUs.
 load_standins() {
 	gpus=
