@@ -285,6 +285,31 @@ static inline int allow_low_power(int fd, bool allow)
 	return ioctl(fd, VFIO_DEVICE_FEATURE, &feature);
 }
 
+/* Keep the host from suspending the device, or let it. */
+static inline bool stay_awake(bool awake)
+{
+	char path[PATH_MAX];
+
+	return !write_file(device_path(path, sizeof(path), "power/control"),
+			   awake ? "on" : "auto");
+}
+
+/* 0 or -1. V is not used: it makes this a reset as the others are. */
+static inline int reset_by_sysfs(const struct vfio *v)
+{
+	char path[PATH_MAX];
+
+	return write_file(device_path(path, sizeof(path), "reset"), "1") ? -1 : 0;
+}
+
+/* For a child, which is killed at the end. */
+static inline int reset_for_ever(void *unused)
+{
+	while (!reset_by_sysfs(NULL))
+		;
+	return 1;
+}
+
 /* The last reference to the powered device is gone when its status is "suspended". */
 static inline bool runtime_status_is(const char *status)
 {

@@ -55,13 +55,6 @@ static int reset_by_guest(const struct vfio *v)
 	return guest_flr(v->device);
 }
 
-static int reset_by_sysfs(const struct vfio *v)
-{
-	char path[PATH_MAX];
-
-	return write_file(device_path(path, sizeof(path), "reset"), "1") ? -1 : 0;
-}
-
 FIXTURE_VARIANT(gpu)
 {
 	int (*reset)(const struct vfio *v);
@@ -506,13 +499,6 @@ static int low_power_with_wakeup(int fd, int event)
 	return ioctl(fd, VFIO_DEVICE_FEATURE, &arg);
 }
 
-static bool power_control(const char *value)
-{
-	char path[PATH_MAX];
-
-	return !write_file(device_path(path, sizeof(path), "power/control"), value);
-}
-
 /*
  * The host wakes a GPU whose user has asked for an event: low power is over then, and the GPU
  * trains. Reading its state does not wake it.
@@ -533,14 +519,14 @@ TEST_F(power, low_power_with_wakeup)
 	EXPECT_EQ(3, knob("power_state"));
 
 	ASSERT_TRUE(set_knob("ready", 0));
-	ASSERT_TRUE(power_control("on"));
+	ASSERT_TRUE(stay_awake(true));
 	EXPECT_EQ(sizeof(count), read(event, &count, sizeof(count)));
 	EXPECT_TRUE(state_is("training")) TH_LOG("%s", driver_says("state"));
 	ASSERT_EQ(0, start_training(&training));
 	EXPECT_EQ(0, touch(self->map, false));
 	EXPECT_TRUE(end_training(&training));
 	EXPECT_EQ(VALUE, *(volatile uint64_t *)self->map);
-	ASSERT_TRUE(power_control("auto"));
+	ASSERT_TRUE(stay_awake(false));
 
 	/* A close in low power leaves a GPU that can be opened. */
 	ASSERT_EQ(0, low_power_with_wakeup(self->fd, event));
@@ -572,13 +558,6 @@ TEST_F_TIMEOUT(power, training_after_long_sleep, 90)
 	EXPECT_EQ(VALUE, value);
 }
 
-static int reset_for_ever(void *vfio)
-{
-	while (!reset_by_sysfs(vfio))
-		;
-	return 1;
-}
-
 /* A monitor waits for a change, and reads the state while a reset holds the device lock. */
 TEST_F(power, state_in_sysfs)
 {
@@ -594,7 +573,7 @@ TEST_F(power, state_in_sysfs)
 	EXPECT_LT(0, pread(p.fd, line, sizeof(line), 0));
 	EXPECT_EQ(0, poll(&p, 1, 100));
 
-	resets = start_child(reset_for_ever, &self->v);
+	resets = start_child(reset_for_ever, NULL);
 	EXPECT_EQ(1, poll(&p, 1, 20000));
 	EXPECT_TRUE(wait_until(state_is("resetting"), 20000));
 	EXPECT_EQ(-SIGKILL, kill_child(resets));

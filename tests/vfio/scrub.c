@@ -313,16 +313,6 @@ TEST_F_TIMEOUT(memory, opener_is_killed_while_writing, 180)
 	EXPECT_ZEROES(self);
 }
 
-static int reset_for_ever(void *unused)
-{
-	char path[PATH_MAX];
-
-	device_path(path, sizeof(path), "reset");
-	while (!write_file(path, "1"))
-		;
-	return 1;
-}
-
 /* Resets follow each other so fast that hardly a scrub ends between two of them. */
 TEST_F_TIMEOUT(memory, reset_during_scrub, 180)
 {
@@ -402,15 +392,6 @@ TEST_F_TIMEOUT(memory, gpu_cannot_be_reset, 180)
 	EXPECT_SCRUBBED(self);
 }
 
-/* Suspend would save the ~0 that a missing GPU returns, and resume would write it back. */
-static bool stay_awake(bool awake)
-{
-	char path[PATH_MAX];
-
-	device_path(path, sizeof(path), "power/control");
-	return !write_file(path, awake ? "on" : "auto");
-}
-
 /* Writes to a GPU that is off the bus are dropped. */
 TEST_F_TIMEOUT(memory, gone_during_scrub, 180)
 {
@@ -418,6 +399,7 @@ TEST_F_TIMEOUT(memory, gone_during_scrub, 180)
 
 	if (!self->scrub)
 		SKIP(return, "scrub=0");
+	/* Suspend would save the ~0 that a missing GPU returns, and resume would write it back. */
 	ASSERT_TRUE(stay_awake(true));
 	close_dirty(_metadata, self, 0);
 	opener = start_scrub();
