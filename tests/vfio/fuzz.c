@@ -575,7 +575,7 @@ static void op_bad_buffer(struct worker *w)
 		buf = w->bad + max - good;
 
 	if (write) {
-		/* The good bytes hold zeroes. A read, of a process killed since, may have left others. */
+		/* The good bytes hold zeroes. A process may have died after a read into them. */
 		memset(w->bad, 0, PAGE);
 		memset(w->data, 0, len);
 		slice_begin(&w->slices[area], at, w->data, good);
