@@ -33,13 +33,17 @@ build_module() {
 		die_log "$log" "a module built with warnings"
 }
 
+# build_driver KERNEL DIR OPTION...: build the driver in DIR; a kernel with KUnit gets
+# the suites, too.
+build_driver() {
+	! grep -q '^CONFIG_KUNIT=y' "$1/config" || set -- "$@" CONFIG_NVGRACE_GPU_KUNIT_TEST=y
+	build_module "$@" CONFIG_NVGRACE_GPU=m
+}
+
 fill_module() {
-	local kernel=$1 coverage=$2 dropin=$3 dir=$4 options=(CONFIG_NVGRACE_GPU=m)
-	! grep -q '^CONFIG_KUNIT=y' "$kernel/config" || options+=(CONFIG_NVGRACE_GPU_KUNIT_TEST=y)
-	[ -z "$coverage" ] || options+=(GCOV_PROFILE=y)
-	[ -z "$dropin" ] || options+=(DROPIN=1)
+	local kernel=$1 coverage=$2 dropin=$3 dir=$4
 	copy_driver "$dir"
-	build_module "$kernel" "$dir" "${options[@]}"
+	build_driver "$kernel" "$dir" ${coverage:+GCOV_PROFILE=y} ${dropin:+DROPIN=1}
 }
 
 fill_test_modules() {
@@ -65,7 +69,7 @@ apply_mutant() { patch -d "$2" -p1 -s -f -r - --fuzz=2 --no-backup-if-mismatch $
 # fill_mutant KERNEL PATCH DIR: build the driver with a fault in it. One directory serves all
 # mutants of a kernel, so that make compiles only what the patch changes.
 fill_mutant() {
-	local kernel=$1 patch=$2 dir=$3 name build f options=(CONFIG_NVGRACE_GPU=m)
+	local kernel=$1 patch=$2 dir=$3 name build f
 	name=$(basename -s .patch "$patch")
 	build=$CACHE/mutants-$(key <<< "$kernel $RECIPE")
 	mkdir -p "$build" || die "cannot make the cache, $CACHE"
@@ -73,8 +77,7 @@ fill_mutant() {
 	copy_driver "$build"
 	apply_mutant "$patch" "$build" > "$build/log" 2>&1 ||
 		die_log "$build/log" "mutant $name: the patch does not apply to the driver any more"
-	! grep -q '^CONFIG_KUNIT=y' "$kernel/config" || options+=(CONFIG_NVGRACE_GPU_KUNIT_TEST=y)
-	(build_module "$kernel" "$build" "${options[@]}") || die "mutant $name: does not compile"
+	(build_driver "$kernel" "$build") || die "mutant $name: does not compile"
 	for f in "$build"/nvgrace_gpu_*.o "$build/nvgrace_gpu.ko"; do
 		aarch64-linux-gnu-strip -g -o "$dir/${f##*/}" "$f"
 	done
