@@ -13,7 +13,8 @@
  * Lock order, outermost first:
  *
  *	device lock		The PCI core holds it in resets and AER's callbacks. VFIO takes
- *				it within memory_lock, by trylock only.
+ *				it within memory_lock, and this driver takes it in open and
+ *				close, both by trylock only.
  *	mmap_lock, VMA lock	mm's; held in faults. Below this line reads and writes of a
  *				region touch the user's memory with page faults off only.
  *	  core.memory_lock	vfio_pci_core's. For write: the resets, moves to D3 and
