@@ -39,6 +39,11 @@ uninstall:
 
 KRELEASE = $(shell cat $(KDIR)/include/config/kernel.release)
 
+# The tool is one file, which can be copied to a host and run.
+tool: build/nvgrace-gpu
+build/nvgrace-gpu: scripts/tool $(wildcard tools/nvgrace_gpu/*.py tools/nvgrace_gpu/*/*.py)
+	scripts/tool $@
+
 # The tool, its page, completion and udev rule, and an example for modprobe.d; as root, or with
 # DESTDIR.
 PREFIX ?= /usr/local
@@ -46,15 +51,15 @@ UDEV_DIR ?= $(if $(filter /usr,$(PREFIX)),/usr/lib,/etc)/udev/rules.d
 TOOL_DOC = $(PREFIX)/share/doc/nvgrace-gpu-tools/examples
 TOOL_FILES = sbin/nvgrace-gpu share/man/man8/nvgrace-gpu.8 \
 	share/bash-completion/completions/nvgrace-gpu
-install-tool:
-	install -D -m 755 scripts/nvgrace-gpu $(DESTDIR)$(PREFIX)/sbin/nvgrace-gpu
-	install -D -m 644 Documentation/nvgrace-gpu.8 \
+install-tool: tool
+	install -D -m 755 build/nvgrace-gpu $(DESTDIR)$(PREFIX)/sbin/nvgrace-gpu
+	install -D -m 644 tools/nvgrace-gpu.8 \
 		$(DESTDIR)$(PREFIX)/share/man/man8/nvgrace-gpu.8
-	install -D -m 644 scripts/nvgrace-gpu.completion \
+	install -D -m 644 tools/nvgrace-gpu.completion \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/nvgrace-gpu
-	install -D -m 644 scripts/nvgrace-gpu.rules \
+	install -D -m 644 tools/nvgrace-gpu.rules \
 		$(DESTDIR)$(UDEV_DIR)/61-nvgrace-gpu-vfio.rules
-	install -D -m 644 scripts/nvgrace-gpu.modprobe $(DESTDIR)$(TOOL_DOC)/nvgrace_gpu.conf
+	install -D -m 644 tools/nvgrace-gpu.modprobe $(DESTDIR)$(TOOL_DOC)/nvgrace_gpu.conf
 
 uninstall-tool:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(TOOL_FILES)) \
@@ -86,6 +91,7 @@ deb-kernel:
 
 clean:
 	$(MAKE) -C $(KDIR) M=$(CURDIR) clean
+	rm -f build/nvgrace-gpu
 
 # A static program for arm64, which checks a Grace machine.
 selftest:
@@ -153,8 +159,8 @@ help:
 	@echo 'On a Grace machine:'
 	@echo '  make               build nvgrace_gpu.ko against KDIR (default: the running kernel)'
 	@echo '  make install       and install it below /lib/modules, as root; uninstall'
-	@echo '  make install-tool  install the tool nvgrace-gpu below PREFIX, as root;'
-	@echo '                     uninstall-tool'
+	@echo '  make tool          the tool nvgrace-gpu as one file in build/, to copy and run'
+	@echo '  make install-tool  install it below PREFIX, as root; uninstall-tool'
 	@echo '  make dkms-install  have DKMS build and install it for every kernel, as root;'
 	@echo '                     dkms-uninstall'
 	@echo '  make deb           Debian packages of both, in build/'
@@ -192,6 +198,6 @@ help:
 	@echo '  LIST=1                          for check and check-all'
 	@echo 'scripts/rig help has more.'
 
-.PHONY: mutants module install clean selftest demo shell check check-all kunit coverage
+.PHONY: mutants module tool install clean selftest demo shell check check-all kunit coverage
 .PHONY: check-patches lint figures htmldocs compdb help install-tool uninstall uninstall-tool
 .PHONY: dkms-source dkms-install dkms-uninstall deb deb-kernel bench bench-check bench-plot soak

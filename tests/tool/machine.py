@@ -2,13 +2,13 @@
 """Machines that are made of files: what nvgrace-gpu reads of a Grace host, and a kernel that
 binds drivers when something is written to these files."""
 
+import atexit
 import errno
-import importlib.machinery
-import importlib.util
 import io
 import os
 import shutil
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,18 +17,13 @@ from contextlib import redirect_stderr, redirect_stdout
 
 sys.dont_write_bytecode = True
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-TOOL = os.path.join(TOP, "scripts", "nvgrace-gpu")
+PACKAGE = os.path.join(TOP, "tools", "nvgrace_gpu")
+sys.path.insert(0, os.path.dirname(PACKAGE))
 
+from nvgrace_gpu.cli import main
+from nvgrace_gpu.gpu import IDS, Gpu
+from nvgrace_gpu.host import Host, Unknown
 
-def load_tool():
-    loader = importlib.machinery.SourceFileLoader("nvgrace_gpu_tool", TOOL)
-    module = importlib.util.module_from_spec(
-        importlib.util.spec_from_loader("nvgrace_gpu_tool", loader))
-    loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
 GIB = 1 << 30
 RELEASE = "7.3.4-grace"
 DROPIN = "nvgrace_gpu_vfio_pci"
@@ -45,6 +40,18 @@ SHAPES = {
     "GB200": (0x2941, 186 * GIB, (186 * GIB, 256 * GIB), None, {0: 16 << 20, 2: 256 * GIB}),
     "GB300": (0x31C2, 278 * GIB, (278 * GIB, 512 * GIB), None, {0: 16 << 20, 2: 512 * GIB}),
 }
+
+
+def packed():
+    """The tool as people get it: one file, see scripts/tool."""
+    directory = tempfile.mkdtemp(prefix="nvgrace-gpu-")
+    atexit.register(shutil.rmtree, directory)
+    path = os.path.join(directory, "nvgrace-gpu")
+    subprocess.run([os.path.join(TOP, "scripts", "tool"), path], check=True)
+    return path
+
+
+TOOL = packed()
 
 
 def aml_package(body):
@@ -72,7 +79,7 @@ def aml_device(name, base, size):
     return b"\x5b\x82" + aml_package(name.encode() + b"\x08_ADR\x00" + dsd)
 
 
-class Machine(tool.Host):
+class Machine(Host):
     """A host on which all is well: Linux 7.3 with iommufd, and what add_gpu() adds."""
 
     def __init__(self, user="root"):
@@ -170,7 +177,7 @@ esac""")
     def alias(self, modules, release=RELEASE, wildcards="sv*sd*bc*sc*i*"):
         lines = ["alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci"]
         lines += ["alias vfio_pci:v000010DEd0000%04X%s %s" % (i, wildcards, module)
-                  for module in modules for i in tool.IDS]
+                  for module in modules for i in IDS]
         self.put("/lib/modules/%s/modules.alias" % release, "\n".join(lines))
 
     def become(self, user, uid=1000, groups="1000"):
@@ -242,7 +249,7 @@ esac""")
         self.put("/etc/udev/rules.d/60-nvgrace-gpu.rules",
                  (self.read_or("/etc/udev/rules.d/60-nvgrace-gpu.rules", "") +
                   '\nKERNEL=="%s"' % bdf).strip())
-        return tool.Gpu(self, bdf)
+        return Gpu(self, bdf)
 
     @staticmethod
     def config_space_of(device, carve_out, command=2):
@@ -307,7 +314,7 @@ esac""")
         if command[0] == "modprobe":
             self.record(" ".join(command))
             if command[1] in self.missing:
-                raise tool.Unknown("modprobe: FATAL: Module %s not found" % command[1])
+                raise Unknown("modprobe: FATAL: Module %s not found" % command[1])
             self.driver(command[1])
             return ""
         if command[0] == "udevadm" and "udevadm" not in self.missing:
@@ -341,7 +348,7 @@ esac""")
 
     def bind(self, bdf, driver):
         time.sleep(self.delay)
-        gpu = tool.Gpu(self, bdf)
+        gpu = Gpu(self, bdf)
         number, line = self.refuse.get((bdf, driver), (0, None))
         if gpu.override not in (None, driver) or gpu.driver or (
                 not gpu.override and driver in ("nvgrace_gpu", DROPIN)):
@@ -368,7 +375,7 @@ class Case(unittest.TestCase):
         self.machine.cache.clear()
         try:
             with redirect_stdout(out), redirect_stderr(err):
-                status = tool.main(list(argv), self.machine)
+                status = main(list(argv), self.machine)
         except SystemExit as e:
             status = e.code
         return status, out.getvalue(), err.getvalue()

@@ -9,7 +9,8 @@ import re
 import subprocess
 import time
 
-from machine import DROPIN, Case, tool
+from machine import DROPIN, Case
+from nvgrace_gpu.gpu import Gpu
 
 GPU, OTHER = "0009:01:00.0", "0019:01:00.0"
 BIND = ["%s/driver_override <- nvgrace_gpu" % GPU, "drivers/nvgrace_gpu/bind <- " + GPU]
@@ -17,7 +18,7 @@ BIND = ["%s/driver_override <- nvgrace_gpu" % GPU, "drivers/nvgrace_gpu/bind <- 
 
 class Bind(Case):
     def driver(self, bdf=GPU):
-        gpu = tool.Gpu(self.machine, bdf)
+        gpu = Gpu(self.machine, bdf)
         return gpu.driver, gpu.override
 
     def state(self, bdf=GPU):

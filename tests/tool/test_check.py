@@ -6,7 +6,9 @@ import json
 import struct
 import time
 
-from machine import BOOT, CONFIG, DROPIN, Case, tool
+from machine import BOOT, CONFIG, DROPIN, Case
+from nvgrace_gpu.cures import explain
+from nvgrace_gpu.gpu import Gpu
 
 GPU = "0009:01:00.0"
 
@@ -109,7 +111,7 @@ class AllIsWell(Check):
                     "DVSEC at config offset 0x150: cannot be read",
                     "no IOMMU: switch the SMMU on in the firmware's setup")
         for line in refusals:
-            self.assertTrue(tool.explain(self.gpu, "error -EIO: " + line), line)
+            self.assertTrue(explain(self.gpu, "error -EIO: " + line), line)
 
 
 class KernelFaults(Check):
@@ -420,7 +422,7 @@ class GpuFaults(Check):
     def test_each_gpu_has_its_own_memory(self):
         self.unbound()
         self.machine.add_gpu("0019:01:00.0", driver=None)
-        gpus = [tool.Gpu(self.machine, b).firmware_memory() for b in (GPU, "0019:01:00.0")]
+        gpus = [Gpu(self.machine, b).firmware_memory() for b in (GPU, "0019:01:00.0")]
         self.assertEqual(gpus, [(0x420000000000, 0x17E0000000), (0x430000000000, 0x17E0000000)])
 
     def test_memory_is_system_ram(self):

@@ -2,12 +2,17 @@
 """nvgrace-gpu as a program: help, exit status, report, man page, completion, old Pythons."""
 
 import ast
+import glob
+import graphlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 
-from machine import TOOL, TOP, Case, tool
+from machine import PACKAGE, TOOL, TOP, Case
+from nvgrace_gpu.gpu import IDS
+from nvgrace_gpu.host import Host
 
 GPU = "0009:01:00.0"
 COMMANDS = ("check", "list", "bind", "unbind", "qemu-args", "report")
@@ -16,6 +21,15 @@ COMMANDS = ("check", "list", "bind", "unbind", "qemu-args", "report")
 def read(*parts):
     with open(os.path.join(TOP, *parts), encoding="utf-8") as f:
         return f.read()
+
+
+def modules():
+    """The source of each module, parsed: {"nvgrace_gpu.checks.gpu": tree}."""
+    found = {}
+    for path in glob.glob(PACKAGE + "/**/*.py", recursive=True):
+        name = os.path.relpath(path, os.path.dirname(PACKAGE))[:-3].replace("/", ".")
+        found[name.replace(".__init__", "")] = ast.parse(read(path), feature_version=(3, 9))
+    return found
 
 
 def options_of(command):
@@ -84,36 +98,73 @@ class Program(Case):
             self.assertEqual(done.stderr.read(), b"")
 
     def test_python_3_9(self):
-        ast.parse(read("scripts", "nvgrace-gpu"), feature_version=(3, 9))
+        self.assertGreater(len(modules()), 10)
 
     def test_standard_library_only(self):
         if not hasattr(sys, "stdlib_module_names"):
             self.skipTest("this Python does not list its library")
-        for node in ast.walk(ast.parse(read("scripts", "nvgrace-gpu"))):
-            for name in getattr(node, "names", ()) if isinstance(node, ast.Import) else ():
-                self.assertIn(name.name.split(".")[0], sys.stdlib_module_names)
+        for node in (node for tree in modules().values() for node in ast.walk(tree)):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [name.name for name in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for name in names:
+                self.assertIn(name.split(".")[0], sys.stdlib_module_names)
+
+    def test_no_circular_imports(self):
+        """Also not those within functions, with which a module hides a circle."""
+        graph = {}
+        for module, tree in modules().items():
+            package = os.path.isdir(os.path.join(os.path.dirname(PACKAGE), *module.split(".")))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and node.level:
+                    parts = module.split(".") + [""] * package
+                    base = parts[:-node.level] + [node.module] * bool(node.module)
+                    graph.setdefault(module, set()).update(
+                        [".".join(base)] if node.module else
+                        [".".join(base + [name.name]) for name in node.names])
+        self.assertIn("nvgrace_gpu.host", graph["nvgrace_gpu.checks.gpu"])
+        list(graphlib.TopologicalSorter(graph).static_order())
+
+    def test_each_module_says_what_is_in_it(self):
+        for module, tree in modules().items():
+            self.assertTrue(ast.get_docstring(tree), module)
+
+    def test_the_same_source_makes_the_same_file(self):
+        """Times, permissions and bytecode do not change the file that scripts/tool packs."""
+        copy = self.machine.path("/copy")
+        for directory in ("scripts", "tools"):
+            shutil.copytree(os.path.join(TOP, directory), os.path.join(copy, directory))
+        for path in glob.glob(copy + "/tools/**/*.py", recursive=True):
+            os.chmod(path, 0o700)
+            os.utime(path, (1, 1))
+        self.machine.put("/copy/tools/nvgrace_gpu/__pycache__/cli.cpython-39.pyc", b"old")
+        subprocess.run([copy + "/scripts/tool"], check=True)
+        with open(TOOL, "rb") as ours:
+            self.assertEqual(self.machine.read_bytes("/copy/build/nvgrace-gpu"), ours.read())
 
     def test_ids_are_the_drivers(self):
         source = read("nvgrace_gpu_main.c")
         ids = re.findall(r"PCI_VENDOR_ID_NVIDIA, (0x\w+)\) \}, /\* (\w+)", source)
-        self.assertEqual({int(i, 16): name for i, name in ids}, tool.IDS)
+        self.assertEqual({int(i, 16): name for i, name in ids}, IDS)
 
 
 class Words(Case):
     def test_man_page_has_all_options(self):
-        page = read("Documentation", "nvgrace-gpu.8").replace("\\-", "-")
+        page = read("tools", "nvgrace-gpu.8").replace("\\-", "-")
         for command in COMMANDS:
             for option in options_of(command):
                 self.assertIn(option, page, command)
 
     def test_completion_has_all_options(self):
-        script = read("scripts", "nvgrace-gpu.completion")
+        script = read("tools", "nvgrace-gpu.completion")
         for command in COMMANDS:
             match = re.search(r"^\t%s\) options='([^']*)'" % command, script, re.M)
             self.assertEqual(set(match.group(1).split()), options_of(command), command)
 
     def complete(self, *words):
-        script = ("source %s/scripts/nvgrace-gpu.completion; COMP_WORDS=(%s); COMP_CWORD=%d; "
+        script = ("source %s/tools/nvgrace-gpu.completion; COMP_WORDS=(%s); COMP_CWORD=%d; "
                   "_nvgrace_gpu; printf '%%s\\n' \"${COMPREPLY[@]}\"" %
                   (TOP, " ".join("'%s'" % w for w in words), len(words) - 1))
         return subprocess.run(["bash", "-c", script], stdout=subprocess.PIPE, check=True,
@@ -169,7 +220,7 @@ class Report(Case):
         self.assertIn("== check\n", self.machine.read("/report.txt"))
 
     def test_empty_host(self):
-        machine = tool.Host(self.machine.path("/empty"))
+        machine = Host(self.machine.path("/empty"))
         self.machine = machine
         machine.close = None
         out = self.output("report", "-o", "-")

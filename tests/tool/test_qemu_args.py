@@ -5,7 +5,8 @@ import re
 import shlex
 import xml.etree.ElementTree as ElementTree
 
-from machine import GIB, Case, tool
+from machine import GIB, Case
+from nvgrace_gpu.guest import mmio_window
 
 A, B, C, D = "0009:01:00.0", "0008:06:00.0", "0019:01:00.0", "0018:06:00.0"
 
@@ -121,8 +122,8 @@ qemu-system-aarch64 -M virt,gic-version=3,accel=kvm,highmem-mmio-size=512G \\
         """Ports are as far apart as the largest BAR asks for, and 512 GiB is the least."""
         gh200 = [16 << 20, 128 * GIB, 2 * GIB]
         for number, size in ((1, 512), (2, 512), (3, 1024), (4, 1024), (5, 2048)):
-            self.assertEqual(tool.mmio_window([gh200] * number), size * GIB, number)
-        self.assertEqual(tool.mmio_window([[16 << 20, 512 * GIB, GIB]]), 1024 * GIB)
+            self.assertEqual(mmio_window([gh200] * number), size * GIB, number)
+        self.assertEqual(mmio_window([[16 << 20, 512 * GIB, GIB]]), 1024 * GIB)
 
     def test_no_initiators(self):
         self.machine.add_gpu(A)

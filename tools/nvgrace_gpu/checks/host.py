@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Checks of the host: kernel, CPU, KVM, SMMU, options, limits of accounts, QEMU."""
+
+import contextlib
+import re
+
+from ..cures import SERIES, SETUP, configure, newer_kernel
+from ..gpu import NOIOMMU
+from ..host import Account, Unknown
+from ..sizes import GIB, human
+from .base import fix, ok, registry
+
+CHECKS, listed = registry()
+
+
+@listed("kernel.version")
+def check_version(host, _):
+    arch = host.read_or("/proc/sys/kernel/arch")
+    if arch and arch != "aarch64":
+        return fix("this is not a Grace machine, but %s" % arch, "ssh GRACE nvgrace-gpu check")
+    if host.version < (6, 12):
+        return fix("Linux %s: the driver needs 6.12 or newer" % host.release, newer_kernel(host))
+    return ok("Linux " + host.release)
+
+
+@listed("kernel.page_size")
+def check_page_size(host, _):
+    match = re.search(r"^KernelPageSize:\s*(\d+) kB", host.read("/proc/self/smaps"), re.M)
+    if not match:
+        raise Unknown("/proc/self/smaps has no KernelPageSize")
+    size = int(match.group(1))
+    if size == 64:
+        return ok("pages of 64 KiB")
+    return ok("pages of %d KiB; NVIDIA recommends 64 KiB" % size,
+              configure("ARM64_64K_PAGES"))
+
+
+def cpu_feature(host, name, words):
+    """A feature that the kernel logs at boot; Grace's CPU has it."""
+    with contextlib.suppress(Unknown, OSError):
+        if host.cacheable():
+            return ok("the CPU has %s, as KVM says" % name)
+    try:
+        log = host.boot_log()
+    except OSError as e:
+        log, reason = [], "the kernel's log cannot be read (%s)" % e.strerror
+    else:
+        reason = "the kernel's log does not reach back to its boot"
+        if any("detected: " + words in line for line in log):
+            return ok("the CPU has %s" % name)
+        if any("CPU features: detected: " in line for line in log):
+            return fix("the CPU has no %s: KVM refuses usemem to guests" % name,
+                       "lscpu    # use a machine with Grace's CPU, Neoverse-V2")
+    if re.search(r"^CPU part\s*: 0xd4f$", host.read_or("/proc/cpuinfo", ""), re.M):
+        return ok("the CPU is a Neoverse-V2, which has %s" % name)
+    raise Unknown(reason)
+
+
+@listed("cpu.fwb")
+def check_fwb(host, _):
+    return cpu_feature(host, "FEAT_S2FWB", "Stage-2 Force Write-Back")
+
+
+@listed("cpu.dic")
+def check_dic(host, _):
+    return cpu_feature(host, "CTR_EL0.DIC",
+                       "Instruction cache invalidation not required for I/D coherence")
+
+
+@listed("kvm.device")
+def check_kvm(host, options):
+    if not host.exists("/dev/kvm"):
+        with contextlib.suppress(Unknown, OSError):
+            if any("HYP mode not available" in line for line in host.boot_log()):
+                return fix("firmware started Linux at EL1: KVM has no hypervisor mode", SETUP)
+        with contextlib.suppress(Unknown):
+            if "KVM" not in host.config():
+                return fix("the kernel has no KVM", configure("VIRTUALIZATION", "KVM"))
+        return fix("there is no /dev/kvm", "dmesg | grep -i kvm")
+    who = Account(host, options.user)
+    if not who.may_use("/dev/kvm"):
+        return fix("%s may not open /dev/kvm" % who, "usermod -aG kvm %s" % who.name)
+    return ok("/dev/kvm can be opened by %s" % who)
+
+
+@listed("kvm.cacheable_pfnmap")
+def check_cacheable(host, _):
+    if host.cacheable():
+        return ok("capability 243 is 1: guests get usemem as Normal Write-Back")
+    text = ("capability 243 is 0: guests get usemem as Device memory; unaligned access, dc zva "
+            "and atomics fault there")
+    if host.version >= (6, 17):
+        return fix(text + "; this kernel can do it, its CPU has no FEAT_S2FWB or no CTR_EL0.DIC",
+                   "lscpu    # use a machine with Grace's CPU, Neoverse-V2")
+    return fix(text, SERIES if host.version == (6, 12) else newer_kernel(host))
+
+
+@listed("kernel.mbind")
+def check_mbind(host, _):
+    """Only a crash would show the fault of 6.12, so the series and the version have to do."""
+    if host.version != (6, 12):
+        if host.version >= (7, 3):
+            return ok("mbind() of huge mappings is safe on this kernel")
+        if host.version < (6, 12):
+            return ok("this kernel maps no BAR in huge blocks, which mbind() of 6.12 trips over")
+        raise Unknown("whether mbind() of huge mappings crashes Linux %d.%d was not tried; it "
+                      "does on 6.12, and does not on 7.3" % host.version)
+    try:
+        if host.cacheable():
+            return ok("this 6.12 has the series of patches/linux-6.12, which fixes mbind()")
+    except OSError:
+        pass
+    return fix("a process that holds a VFIO fd can crash this 6.12 by mbind() of a huge mapping; "
+               "patches/linux-6.12 has the fix", SERIES)
+
+
+@listed("iommu.smmu")
+def check_smmu(host, _):
+    if host.list("/sys/class/iommu"):
+        return ok("the kernel uses %d SMMUs" % len(host.list("/sys/class/iommu")))
+    with contextlib.suppress(Unknown):
+        if "ARM_SMMU_V3" not in host.config():
+            return fix("the kernel has no driver for the SMMU", configure("ARM_SMMU_V3"))
+    command_line = host.read_or("/proc/cmdline", "")
+    if re.search(r"(^|\s)iommu=off(\s|$)|arm-smmu-v3\.disable", command_line):
+        return fix("the kernel's command line switches the SMMU off",
+                   r"sed -i -E 's/ ?(iommu=off|arm-smmu-v3\.disable[^ \"]*)//g' "
+                   "/etc/default/grub && update-grub && reboot")
+    return fix("no SMMU: VFIO has no IOMMU group for the GPU; switch the SMMU on in the "
+               "firmware's setup", SETUP)
+
+
+@listed("iommu.noiommu")
+def check_noiommu(host, _):
+    if host.read_or(NOIOMMU) == "Y":
+        return fix("VFIO's no-IOMMU mode is on: a guest's DMA reaches all of the host",
+                   "echo N > " + NOIOMMU)
+    return ok("VFIO's no-IOMMU mode is off")
+
+
+def check_options(required, text):
+    def function(host, _):
+        config = host.config()
+        missing = [o for o in required if o not in config]
+        if missing:
+            return fix("CONFIG_%s is not set: %s" % (", CONFIG_".join(missing), text),
+                       configure(*missing))
+        return ok(", ".join("CONFIG_" + o for o in required))
+    return function
+
+
+listed("config.vfio")(check_options(("VFIO", "VFIO_PCI_CORE"), "the driver is built on them"))
+listed("config.kvm")(check_options(("KVM",), "no guests"))
+listed("config.smmu")(check_options(("ARM_SMMU_V3",), "no IOMMU groups"))
+listed("config.numa")(check_options(("NUMA",), "the host's memory is in one heap"))
+listed("config.memory_failure")(check_options(
+    ("MEMORY_FAILURE",), "an uncorrectable memory error takes the host down"))
+listed("config.huge_pfnmap")(check_options(
+    ("TRANSPARENT_HUGEPAGE", "ARCH_SUPPORTS_HUGE_PFNMAP", "ARCH_SUPPORTS_PMD_PFNMAP"),
+    "the driver maps usemem page by page"))
+
+
+@listed("config.container_or_iommufd")
+def check_iommufd(host, _):
+    config = host.config()
+    if "IOMMUFD" in config and "VFIO_DEVICE_CDEV" in config:
+        return ok("CONFIG_IOMMUFD, CONFIG_VFIO_DEVICE_CDEV")
+    if "VFIO_GROUP" not in config or not ("VFIO_CONTAINER" in config or
+                                          "IOMMUFD_VFIO_CONTAINER" in config):
+        return fix("neither iommufd nor VFIO's container is there for QEMU",
+                   configure("IOMMUFD", "VFIO_DEVICE_CDEV"))
+    slow = ", which pins usemem page by page: a minute for 94.5 GiB"
+    return ok("no iommufd: QEMU uses the container" + (slow if host.version == (6, 12) else ""),
+              configure("IOMMUFD", "VFIO_DEVICE_CDEV"))
+
+
+@listed("config.dmabuf")
+def check_dmabuf(host, _):
+    if host.version < (7, 3):
+        return ok("no dma-bufs before Linux 7.3: peer devices cannot reach usemem")
+    if "VFIO_PCI_DMABUF" in host.config():
+        return ok("CONFIG_VFIO_PCI_DMABUF")
+    return ok("no dma-bufs: peer devices cannot reach usemem", configure("VFIO_PCI_DMABUF"))
+
+
+@listed("mm.huge_pages")
+def check_huge_pages(host, _):
+    name = "/sys/kernel/mm/transparent_hugepage/enabled"
+    if "[never]" in host.read(name):
+        return fix("transparent huge pages are off: some 6.12.y kernels map usemem page by page "
+                   "then", "echo madvise > " + name)
+    return ok("transparent huge pages are " + re.sub(r".*\[(.*)\].*", r"\1", host.read(name)))
+
+
+@listed("mm.memory_failure")
+def check_recovery(host, _):
+    if host.read("/proc/sys/vm/memory_failure_recovery") == "0":
+        return fix("the host panics at an uncorrectable memory error",
+                   "sysctl -w vm.memory_failure_recovery=1")
+    return ok("the host survives poisoned pages that it can contain")
+
+
+@listed("user.memlock")
+def check_memlock(host, options):
+    who = Account(host, options.user)
+    limit = who.memlock()
+    if limit is None:
+        return ok("%s may lock memory without a limit" % who)
+    if limit >= 64 * GIB:
+        return ok("%s may lock %s" % (who, human(limit)))
+    return fix("%s may lock %s only: VFIO locks all of a guest's memory, and libvirt alone "
+               "raises the limit by itself" % (who, human(limit)),
+               "echo %s - memlock unlimited > /etc/security/limits.d/nvgrace-gpu.conf" % who.name)
+
+
+@listed("qemu.version")
+def check_qemu(host, _):
+    if not host.program("qemu-system-aarch64"):
+        return fix("qemu-system-aarch64 is not installed",
+                   "apt-get install qemu-system-arm qemu-efi-aarch64")
+    text = host.run("qemu-system-aarch64", "--version")
+    match = re.search(r"version (\d+)\.(\S+)", text)
+    if not match:
+        raise Unknown("qemu-system-aarch64 --version says " + text.strip())
+    if int(match.group(1)) < 10:
+        return fix("QEMU %s.%s has no highmem-mmio-size: the guest's window for BARs has 512 "
+                   "GiB, whatever it needs" % match.groups(),
+                   "apt-get install -t \"$(. /etc/os-release; echo $VERSION_CODENAME)-backports\" "
+                   "qemu-system-arm")
+    return ok("QEMU %s.%s" % match.groups())

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The coherent memory's properties in ACPI tables (DSDT, SSDT), as firmware wrote them."""
+
+import re
+import struct
+
+
+def aml_length(data, at):
+    """A PkgLength: its value, and where it ends."""
+    lead = data[at]
+    more = lead >> 6
+    if not more:
+        return lead, at + 1
+    length = lead & 0xF
+    for i in range(more):
+        length |= data[at + 1 + i] << (4 + 8 * i)
+    return length, at + 1 + more
+
+
+def aml_name(data, at):
+    """A NameString as a list of its segments, or None if there is none."""
+    while data[at:at + 1] in (b"\\", b"^"):
+        at += 1
+    count = 1
+    if data[at:at + 1] == b"\x2e":
+        count, at = 2, at + 1
+    elif data[at:at + 1] == b"\x2f":
+        count, at = data[at + 1], at + 2
+    segments = re.findall(rb"[A-Z_][A-Z0-9_]{3}", data[at:at + 4 * count])
+    if not 0 < len(segments) == count:
+        return None
+    return [s.decode() for s in segments]
+
+
+def aml_blocks(data):
+    """Find what looks like a Device or Scope: (start, end, segments)."""
+    blocks = []
+    for match in re.finditer(rb"\x5b\x82|\x10", data):
+        try:
+            length, at = aml_length(data, match.end())
+        except IndexError:
+            continue
+        end = match.end() + length
+        name = aml_name(data, at) if end <= len(data) and length > 4 else None
+        if name:
+            blocks.append((match.start(), end, name))
+    return blocks
+
+
+def aml_value(data, at):
+    """An integer; a str says what is there in its place."""
+    sizes = {0x0A: "<B", 0x0B: "<H", 0x0C: "<I", 0x0E: "<Q"}
+    if data[at] in (0, 1):
+        return data[at]
+    if data[at] in sizes:
+        return struct.unpack_from(sizes[data[at]], data, at + 1)[0]
+    return "a string" if data[at] == 0x0D else "no integer"
+
+
+def aml_properties(data, path):
+    """The memory that a table names for the device at this path: {"base-pa": 1, "size": 2}."""
+    wanted = [part.ljust(4, "_") for part in path.strip("\\").split(".")]
+    blocks = None
+    best = {}
+    for match in re.finditer(rb"\x0dnvidia,gpu-mem-(base-pa|size)\x00", data):
+        blocks = blocks if blocks is not None else aml_blocks(data)
+        around = [name for start, end, name in blocks if start < match.start() < end]
+        segments = [segment for name in around for segment in name]
+        same = 0
+        while (same < min(len(segments), len(wanted)) and
+               segments[-1 - same] == wanted[-1 - same]):
+            same += 1
+        key = match.group(1).decode()
+        if same and same > best.get(key, (0,))[0]:
+            best[key] = (same, aml_value(data, match.end()))
+    return {key: value for key, (_, value) in best.items()}

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""GPUs, as sysfs shows them: identity, driver, users, BARs, coherent memory."""
+
+import collections
+import contextlib
+import os
+import re
+import struct
+
+from .firmware import aml_properties
+from .host import Refused, Unknown
+
+# The name of the module and of the driver; and that of the kernel's own for the same GPUs, which
+# a build with DROPIN=1 has, too: see our_driver().
+DRIVER, INTREE = "nvgrace_gpu", "nvgrace_gpu_vfio_pci"
+INTREE_DRIVER = "nvgrace-gpu-vfio-pci"
+COHERENT_DRIVERS = (DRIVER, INTREE, INTREE_DRIVER)
+
+NVIDIA = 0x10DE
+IDS = {0x2342: "GH200", 0x2345: "GH200", 0x2348: "GH200", 0x2941: "GB200", 0x31C2: "GB300"}
+# NVIDIA marks these as coherent, too; the driver has no id for them, and binds them by name.
+NEW_IDS = {0x2343: "Grace Hopper", 0x297E: "Grace Blackwell", 0x29BC: "Grace Blackwell"}
+
+DEVICES = "/sys/bus/pci/devices"
+NOIOMMU = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
+
+# Training of link and memory ends within this many seconds, or the driver gives up.
+TRAINING = 30
+
+Region = collections.namedtuple("Region", "name bar base backed bar_size")
+
+
+class Gpu:
+    """A PCI function, whatever it is: see find_gpus()."""
+
+    def __init__(self, host, bdf):
+        self.host, self.bdf = host, bdf
+        self.dir = DEVICES + "/" + bdf
+
+    def __str__(self):
+        return self.bdf
+
+    def attr(self, name):
+        return self.host.read(self.dir + "/" + name)
+
+    @property
+    def vendor(self):
+        return int(self.attr("vendor"), 16)
+
+    @property
+    def device(self):
+        return int(self.attr("device"), 16)
+
+    @property
+    def known(self):
+        return self.vendor == NVIDIA and self.device in IDS
+
+    @property
+    def model(self):
+        name = (IDS.get(self.device) or NEW_IDS.get(self.device)
+                if self.vendor == NVIDIA else None)
+        return name or "unknown"
+
+    @property
+    def hopper(self):
+        return self.vendor == NVIDIA and 0x2340 <= self.device <= 0x237F
+
+    @property
+    def socket(self):
+        """Firmware numbers segments so: 8 and 9 at socket 0, 18h and 19h at socket 1."""
+        return int(self.bdf.split(":")[0], 16) >> 4 & 0xF
+
+    @property
+    def numa_node(self):
+        return int(self.host.read_or(self.dir + "/numa_node", "-1"))
+
+    @property
+    def driver(self):
+        return self.host.link(self.dir + "/driver")
+
+    @property
+    def override(self):
+        text = self.host.read_or(self.dir + "/driver_override", "")
+        return None if text in ("", "(null)") else text
+
+    @property
+    def group(self):
+        return self.host.link(self.dir + "/iommu_group")
+
+    def group_members(self):
+        return self.host.list(self.dir + "/iommu_group/devices")
+
+    def nodes(self):
+        """The VFIO nodes of the device: {"group": path, "cdev": path}."""
+        nodes = {}
+        if self.group and self.host.exists("/dev/vfio/" + self.group):
+            nodes["group"] = "/dev/vfio/" + self.group
+        for name in self.host.list(self.dir + "/vfio-dev"):
+            if self.host.exists("/dev/vfio/devices/" + name):
+                nodes["cdev"] = "/dev/vfio/devices/" + name
+        return nodes
+
+    def users(self):
+        """The processes that have the device open, as "PID (NAME)"."""
+        nodes = set(self.nodes().values())
+        users = []
+        for pid in self.host.list("/proc"):
+            if not pid.isdigit():
+                continue
+            try:
+                for fd in self.host.list("/proc/%s/fd" % pid):
+                    try:
+                        target = os.readlink(self.host.path("/proc/%s/fd/%s" % (pid, fd)))
+                    except OSError:
+                        continue
+                    if target in nodes or (self.driver == "nvidia" and
+                                           target.startswith("/dev/nvidia")):
+                        name = self.host.read_or("/proc/%s/comm" % pid, "?")
+                        users.append("%s (%s)" % (pid, name))
+                        break
+            except OSError:
+                continue    # another user's, or it ended
+        return users
+
+    def physical_bars(self):
+        """BARs 0 to 5 as sysfs has them, without the emulated ones: {0: size}."""
+        bars = {}
+        for bar, line in enumerate(self.attr("resource").splitlines()[:6]):
+            start, end, flags = (int(n, 16) for n in line.split())
+            if flags and end:
+                bars[bar] = end - start + 1
+        return bars
+
+    def config_space(self):
+        return self.host.read_bytes(self.dir + "/config", 4096)
+
+    def carve_out(self):
+        """Does a part of the memory have to be write-combining? NVIDIA's DVSEC says if not."""
+        config = self.config_space()
+        if len(config) < 0x104:
+            raise Unknown("only root can read all of %s's config space" % self.bdf)
+        at, seen = 0x100, set()
+        while at >= 0x100 and at not in seen and at + 12 <= len(config):
+            seen.add(at)
+            header, dvsec1, dvsec2 = struct.unpack_from("<III", config, at)
+            if (header & 0xFFFF == 0x23 and dvsec1 & 0xFFFF == NVIDIA and
+                    dvsec2 & 0xFFFF == 3):
+                return not dvsec2 >> 16 & 1
+            at = header >> 20
+        return True
+
+    def files(self):
+        """The driver's files in sysfs about a GPU that it has: {"handover": "reset"}.
+
+        A user other than root gets no addresses.
+        """
+        directory = self.dir + "/nvgrace_gpu"
+        texts = {name: self.host.read_or(directory + "/" + name)
+                 for name in self.host.list(directory)}
+        return {name: text for name, text in texts.items() if text is not None}
+
+    def log(self):
+        """The messages of drivers about it, without the address."""
+        pattern = re.compile(r"^([\w-]+) %s: (.*)" % re.escape(self.bdf))
+        return [m.groups() for m in map(pattern.match, self.host.log()) if m]
+
+    def regions(self):
+        """The emulated BARs; only root gets a base that is not None."""
+        files = self.files()
+        if not files:
+            raise Unknown("its driver has no files in %s/nvgrace_gpu" % self.dir)
+        return [Region(name, int(files[name + "_bar"]),
+                       int(files[name + "_base"], 16) if name + "_base" in files else None,
+                       int(files[name + "_backed"]), int(files[name + "_bar_size"]))
+                for name in ("usemem", "resmem") if name + "_bar" in files]
+
+    def bars(self):
+        """The size of each BAR that a VMM sees, and which of them are emulated."""
+        physical = self.physical_bars()
+        try:
+            emulated = {r.bar: r.bar_size for r in self.regions()}
+        except (Unknown, OSError):
+            bars = self.host.vfio_bars(self)
+            emulated = {b: size for b, size in bars.items() if physical.get(b) != size}
+            return bars, emulated
+        return {**physical, **emulated}, emulated
+
+    def firmware_memory(self):
+        """(base, size) of the coherent memory from ACPI, None for what is not there."""
+        return self.host.once("acpi " + self.bdf, self._firmware_memory)
+
+    def _firmware_memory(self):
+        path = self.host.read_or(self.dir + "/firmware_node/path")
+        if not path:
+            raise Unknown("firmware has no ACPI device for it")
+        directory = "/sys/firmware/acpi/tables"
+        tables = [directory + "/" + name for name in self.host.list(directory)
+                  if name.startswith(("DSDT", "SSDT"))]
+        tables += [directory + "/dynamic/" + name
+                   for name in self.host.list(directory + "/dynamic")]
+        if not tables:
+            raise Unknown("there are no ACPI tables in " + directory)
+        found = {}
+        for table in tables:
+            for name, value in aml_properties(self.host.read_bytes(table), path).items():
+                found.setdefault(name, value)
+        return found.get("base-pa"), found.get("size")
+
+    def memory(self):
+        """(base, size) of the coherent memory: as the driver has it, or as firmware says."""
+        with contextlib.suppress(Unknown, OSError):
+            regions = self.regions()
+            if regions and regions[0].base is not None:
+                return regions[0].base, sum(r.backed for r in regions)
+        return self.firmware_memory()
+
+
+def find_gpus(host):
+    """All functions with the id of a GPU that has coherent memory."""
+    gpus = []
+    for bdf in host.list(DEVICES):
+        gpu = Gpu(host, bdf)
+        try:
+            ids = gpu.vendor, gpu.device
+        except (OSError, ValueError):
+            continue
+        if ids[0] == NVIDIA and (ids[1] in IDS or ids[1] in NEW_IDS):
+            if not host.exists(gpu.dir + "/physfn"):
+                gpus.append(gpu)
+    return gpus
+
+
+def choose_gpus(host, names, any_id=False):
+    """The GPUs that have these names, or all of them."""
+    if not names:
+        gpus = find_gpus(host)
+        if not gpus:
+            raise Refused("no NVIDIA GPU with coherent memory is on this machine's PCI buses; "
+                          "lspci -D -d 10de: lists what is there")
+        return gpus
+    gpus = []
+    for name in names:
+        bdf = name.lower()
+        if re.fullmatch(r"[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", bdf):
+            bdf = "0000:" + bdf
+        if not re.fullmatch(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", bdf):
+            raise Refused("'%s' is not a PCI address such as 0009:01:00.0" % name)
+        gpu = Gpu(host, bdf)
+        if not host.exists(gpu.dir):
+            raise Refused("there is no PCI function %s; these are GPUs: %s" %
+                          (bdf, ", ".join(map(str, find_gpus(host))) or "none"))
+        if gpu.bdf in map(str, gpus):
+            raise Refused("%s is named twice" % bdf)
+        if gpu.vendor != NVIDIA or (gpu.device not in IDS and gpu.device not in NEW_IDS):
+            if not any_id:
+                raise Refused("%s is %04x:%04x, which is not a GPU with coherent memory; --any-id "
+                              "takes it all the same" % (bdf, gpu.vendor, gpu.device))
+        gpus.append(gpu)
+    return gpus
+
+
+def refuse_if_in_use(gpu):
+    users = gpu.users()
+    if users:
+        raise Refused("%s is in use by %s: end that first" % (gpu, ", ".join(users)))

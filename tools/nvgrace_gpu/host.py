@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The machine: files, programs, kernel log, KVM and VFIO, and the account that runs QEMU."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import struct
+import subprocess
+
+KVM_CREATE_VM, KVM_CHECK_EXTENSION = 0xAE01, 0xAE03
+KVM_CAP_ARM_VM_IPA_SIZE, KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED = 165, 243
+
+VFIO_SET_IOMMU, VFIO_GROUP_SET_CONTAINER, VFIO_GROUP_GET_DEVICE_FD = 0x3B66, 0x3B68, 0x3B6A
+VFIO_DEVICE_GET_REGION_INFO, VFIO_DEVICE_BIND_IOMMUFD = 0x3B6C, 0x3B76
+VFIO_TYPE1V2_IOMMU = 3
+
+
+class Unknown(Exception):
+    """The host does not tell; the text says why."""
+
+
+class Refused(Exception):
+    """The tool cannot do it; the text says why, and what to do."""
+
+
+class Host:
+    """A machine, below a root. Tests replace all that is not a file."""
+
+    def __init__(self, root="/"):
+        self.root = root.rstrip("/")
+        self.cache = {}
+
+    def path(self, name):
+        return self.root + name
+
+    def name(self, path):
+        """The name of a path as it is on that machine."""
+        return path[len(self.root):] if self.root and path.startswith(self.root) else path
+
+    def read(self, name):
+        with open(self.path(name), encoding="utf-8", errors="replace") as f:
+            return f.read().strip()
+
+    def read_or(self, name, default=None):
+        try:
+            return self.read(name)
+        except OSError:
+            return default
+
+    def read_bytes(self, name, size=-1):
+        with open(self.path(name), "rb") as f:
+            return f.read(size)
+
+    def exists(self, name):
+        return os.path.lexists(self.path(name))
+
+    def list(self, name):
+        try:
+            return sorted(os.listdir(self.path(name)))
+        except FileNotFoundError:
+            return []
+
+    def link(self, name):
+        """The last part of where a link leads, or None."""
+        try:
+            return os.path.basename(os.readlink(self.path(name)))
+        except OSError:
+            return None
+
+    def write(self, name, text):
+        fd = os.open(self.path(name), os.O_WRONLY)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+    def save(self, name, text):
+        """Make a file, or replace it; nobody sees half of it."""
+        os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+        with open(self.path(name) + ".new", "w", encoding="utf-8") as f:
+            f.write(text)
+        os.replace(self.path(name) + ".new", self.path(name))
+
+    def remove(self, name):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(name))
+
+    def program(self, name):
+        """The path of a program, or None."""
+        for directory in ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin",
+                          "/bin"):
+            path = self.path(directory + "/" + name)
+            if os.access(path, os.X_OK):
+                return path
+        return None
+
+    def run(self, *command):
+        """Run a program of that machine; returns what it printed."""
+        path = self.program(command[0])
+        if not path:
+            raise Unknown("%s is not installed" % command[0])
+        try:
+            done = subprocess.run([path, *command[1:]], stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                  universal_newlines=True, timeout=60, check=False)
+        except subprocess.TimeoutExpired:
+            raise Unknown("%s did not end" % command[0]) from None
+        if done.returncode:
+            raise Unknown("%s: %s" % (command[0], done.stdout.strip() or "failed"))
+        return done.stdout
+
+    def once(self, key, function):
+        """Return or raise again what the function did the first time."""
+        if key not in self.cache:
+            try:
+                self.cache[key] = (function(), None)
+            except (Unknown, OSError) as e:
+                self.cache[key] = (None, e)
+        value, error = self.cache[key]
+        if error:
+            raise error
+        return value
+
+    @property
+    def release(self):
+        return self.read("/proc/sys/kernel/osrelease")
+
+    @property
+    def version(self):
+        """The kernel's version, as far as its APIs differ: (7, 3)."""
+        return tuple(int(n) for n in re.findall(r"\d+", self.release)[:2])
+
+    def config(self):
+        """The running kernel's options: {"VFIO": "m"}; what is not set is not in it."""
+        return self.once("config", self._config)
+
+    def _config(self):
+        release = self.release
+        names = ("/proc/config.gz", "/boot/config-" + release,
+                 "/lib/modules/%s/config" % release, "/lib/modules/%s/build/.config" % release)
+        for name in names:
+            try:
+                data = self.read_bytes(name)
+            except OSError:
+                continue
+            if data[:2] == b"\x1f\x8b":
+                import zlib
+                data = zlib.decompress(data, 31)
+            return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", data.decode(), re.M))
+        raise Unknown("there is no " + " and no ".join(names[:2]))
+
+    def log(self):
+        """The messages of the kernel that are still in its buffer, or on disk since boot."""
+        return self.once("log", self._log)
+
+    def _log(self):
+        lines = []
+        fd = os.open(self.path("/dev/kmsg"), os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            while True:
+                try:
+                    data = os.read(fd, 65536)
+                except BlockingIOError:
+                    break
+                except BrokenPipeError:    # messages were overwritten while we read
+                    continue
+                if not data:
+                    break
+                lines.append(data)
+        finally:
+            os.close(fd)
+        text = b"".join(lines).decode(errors="replace")
+        return re.findall(r"^\d+,\d+,\d+,[^;\n]*;(.*)$", text, re.M)
+
+    def boot_log(self):
+        """The kernel's messages, with what was written to disk after boot."""
+        saved = self.read_or("/var/log/dmesg", "")
+        return [re.sub(r"^\[[^]]*\] ", "", line) for line in saved.splitlines()] + self.log()
+
+    def kvm_cap(self, cap, vm=True):
+        """KVM_CHECK_EXTENSION, of a new VM or of KVM."""
+        kvm = os.open(self.path("/dev/kvm"), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if not vm:
+                return fcntl.ioctl(kvm, KVM_CHECK_EXTENSION, cap)
+            fd = fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
+            try:
+                return fcntl.ioctl(fd, KVM_CHECK_EXTENSION, cap)
+            finally:
+                os.close(fd)
+        finally:
+            os.close(kvm)
+
+    def cacheable(self):
+        """Does KVM map usemem cacheable? Capability 243 of a VM."""
+        return self.once("cacheable",
+                         lambda: self.kvm_cap(KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED) == 1)
+
+    def vfio_bars(self, gpu):
+        """The size of each BAR, as VFIO reports it. This opens the device, which resets it."""
+        nodes = gpu.nodes()
+
+        def opened(name):
+            fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            return fd
+
+        with contextlib.ExitStack() as stack:
+            if "cdev" in nodes and self.exists("/dev/iommu"):
+                device = opened(nodes["cdev"])
+                bind = bytearray(struct.pack("<IIiI", 16, 0, opened("/dev/iommu"), 0))
+                fcntl.ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, bind, True)
+            elif "group" in nodes:
+                container, group = opened("/dev/vfio/vfio"), opened(nodes["group"])
+                fcntl.ioctl(group, VFIO_GROUP_SET_CONTAINER,
+                            bytearray(struct.pack("i", container)), True)
+                fcntl.ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1V2_IOMMU)
+                device = fcntl.ioctl(group, VFIO_GROUP_GET_DEVICE_FD,
+                                     bytearray(gpu.bdf.encode() + b"\0"), True)
+                stack.callback(os.close, device)
+            else:
+                raise Unknown("%s has no VFIO node" % gpu.bdf)
+            bars = {}
+            for bar in range(6):
+                info = bytearray(struct.pack("<IIIIQQ", 32, 0, bar, 0, 0, 0))
+                fcntl.ioctl(device, VFIO_DEVICE_GET_REGION_INFO, info, True)
+                size = struct.unpack("<IIIIQQ", info)[4]
+                if size:
+                    bars[bar] = size
+            return bars
+
+    def status(self):
+        """/proc/self/status: {"Uid": "0 0 0 0"}."""
+        return dict(re.findall(r"^(\w+):[ \t]*(.*)$", self.read("/proc/self/status"), re.M))
+
+    def is_root(self):
+        return self.status()["Uid"].split()[1] == "0"
+
+    def has_iommufd(self):
+        return self.exists("/dev/iommu") and self.exists("/dev/vfio/devices")
+
+
+def iomem(host):
+    """/proc/iomem as (start, end, name), outer ranges before those in them."""
+    found = re.findall(r"^ *([0-9a-f]+)-([0-9a-f]+) : (.*)$", host.read("/proc/iomem"), re.M)
+    ranges = [(int(a, 16), int(b, 16), name) for a, b, name in found]
+    if not any(end for _, end, _ in ranges):
+        raise Unknown("only root sees the addresses in /proc/iomem")
+    return ranges
+
+
+def why(host, error):
+    """An exception as the words after "cannot tell"."""
+    if isinstance(error, OSError):
+        name = host.name(error.filename) if isinstance(error.filename, str) else None
+        hint = "; try as root" if error.errno in (errno.EACCES, errno.EPERM) else ""
+        return (name + ": " if name else "") + (error.strerror or str(error)) + hint
+    return str(error) or type(error).__name__
+
+
+class Account:
+    """The user who will run QEMU: that of this process, or one by name."""
+
+    def __init__(self, host, name=None):
+        self.host = host
+        if name is None:
+            status = host.status()
+            self.uid = int(status["Uid"].split()[1])
+            self.gids = {int(status["Gid"].split()[1]), *map(int, status["Groups"].split())}
+            self.capabilities = int(status["CapEff"], 16)
+            self.name = self.uid and '"$USER"' or "root"
+            return
+        self.name, self.capabilities = name, 0
+        for line in host.read("/etc/passwd").splitlines():
+            fields = line.split(":")
+            if fields[0] == name:
+                self.uid, self.gids = int(fields[2]), {int(fields[3])}
+                break
+        else:
+            raise Refused("/etc/passwd has no user '%s'" % name)
+        for line in host.read_or("/etc/group", "").splitlines():
+            fields = line.split(":")
+            if len(fields) > 3 and name in fields[3].split(","):
+                self.gids.add(int(fields[2]))
+        if not self.uid:
+            self.capabilities = ~0
+
+    def __str__(self):
+        return "this user" if self.name.startswith('"') else self.name
+
+    def may_use(self, name):
+        if not self.uid:
+            return True
+        st = os.stat(self.host.path(name))
+        if st.st_uid == self.uid:
+            return st.st_mode & 0o600 == 0o600
+        if st.st_gid in self.gids:
+            return st.st_mode & 0o060 == 0o060
+        return st.st_mode & 0o006 == 0o006
+
+    def memlock(self):
+        """The limit in bytes, None for no limit."""
+        if self.capabilities >> 14 & 1:    # CAP_IPC_LOCK
+            return None
+        if '"' in self.name:
+            match = re.search(r"^Max locked memory\s+(\S+)", self.host.read("/proc/self/limits"),
+                              re.M)
+            return None if match.group(1) == "unlimited" else int(match.group(1))
+        names = ["/etc/security/limits.conf"]
+        names += ["/etc/security/limits.d/" + n for n in self.host.list("/etc/security/limits.d")]
+        limit = 8 << 20    # the kernel's
+        for file_name in names:
+            for line in self.host.read_or(file_name, "").splitlines():
+                fields = line.split("#")[0].split()
+                if len(fields) == 4 and fields[0] in (self.name, "*") and fields[2] == "memlock":
+                    if fields[3] in ("unlimited", "infinity", "-1"):
+                        limit = None
+                    elif fields[3].isdigit():
+                        limit = int(fields[3]) << 10
+        return limit
