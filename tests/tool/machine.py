@@ -228,7 +228,7 @@ esac""")
                          ((at, at + size - 1, 0x14220C) if size else (0, 0, 0)))
             at += size
         self.put(real + "/resource", "\n".join(lines))
-        self.put(real + "/config", self.config_space_of(device, carve_out=bool(resmem)))
+        self.put(real + "/config", self.config_space_of(device))
         group = str(20 + number)
         self.symlink(real + "/iommu_group", "../../../kernel/iommu_groups/" + group)
         self.symlink("/sys/kernel/iommu_groups/%s/devices/%s" % (group, bdf),
@@ -252,13 +252,9 @@ esac""")
         return Gpu(self, bdf)
 
     @staticmethod
-    def config_space_of(device, carve_out, command=2):
+    def config_space_of(device, command=2):
         config = bytearray(4096)
         struct.pack_into("<HHH", config, 0, 0x10DE, device, command)
-        # An AER capability, then NVIDIA's DVSEC.
-        struct.pack_into("<I", config, 0x100, 0x15010001)
-        struct.pack_into("<III", config, 0x150, 0x00010023, 0x00C010DE,
-                         3 | (0 if carve_out else 1) << 16)
         return bytes(config)
 
     def firmware(self, number, base, size):

@@ -620,7 +620,7 @@ class CannotTell(Check):
 
     def test_memory_off(self):
         self.unbound()
-        self.attr("config", self.machine.config_space_of(0x2342, True, command=0))
+        self.attr("config", self.machine.config_space_of(0x2342, command=0))
         self.cannot_tell("gpu.ready", "is off until a driver")
 
     def test_no_acpi_tables(self):

@@ -5,7 +5,6 @@ import collections
 import contextlib
 import os
 import re
-import struct
 
 from .firmware import aml_properties
 from .host import Refused, Unknown
@@ -133,21 +132,6 @@ class Gpu:
 
     def config_space(self):
         return self.host.read_bytes(self.dir + "/config", 4096)
-
-    def carve_out(self):
-        """Does a part of the memory have to be write-combining? NVIDIA's DVSEC says if not."""
-        config = self.config_space()
-        if len(config) < 0x104:
-            raise Unknown("only root can read all of %s's config space" % self.bdf)
-        at, seen = 0x100, set()
-        while at >= 0x100 and at not in seen and at + 12 <= len(config):
-            seen.add(at)
-            header, dvsec1, dvsec2 = struct.unpack_from("<III", config, at)
-            if (header & 0xFFFF == 0x23 and dvsec1 & 0xFFFF == NVIDIA and
-                    dvsec2 & 0xFFFF == 3):
-                return not dvsec2 >> 16 & 1
-            at = header >> 20
-        return True
 
     def files(self):
         """The driver's files in sysfs about a GPU that it has: {"handover": "reset"}.
