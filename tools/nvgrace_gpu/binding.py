@@ -10,7 +10,7 @@ import time
 
 from .cures import SETUP, explain
 from .gpu import COHERENT_DRIVERS, NOIOMMU, TRAINING, choose_gpus, refuse_if_in_use
-from .host import Refused, Unknown, why
+from .host import Refused, Unknown
 from .module import our_driver
 from .sizes import human
 
@@ -146,7 +146,7 @@ def bind(writer, gpu, driver):
             rebind(writer, gpu, *before)
             writer.remove("%s/%s" % (STATE, gpu))
         except OSError as e2:
-            lost = "; and what was there before could not be restored: " + why(host, e2)
+            lost = "; and what was there before could not be restored: " + host.error_text(e2)
         text = "%s: %s does not bind: %s%s" % (gpu, driver, reason, lost)
         text += "".join("\n  " + line for line in said)
         if cure:

@@ -8,7 +8,7 @@ import sys
 from .binding import cmd_bind, cmd_unbind
 from .checks import cmd_check
 from .guest import cmd_qemu_args
-from .host import Host, Refused, Unknown, why
+from .host import Host, Refused, Unknown
 from .report import cmd_report
 from .sizes import GIB, parse_size
 from .status import cmd_list
@@ -115,7 +115,7 @@ def main(argv=None, host=None):
     except BrokenPipeError:
         raise
     except OSError as e:
-        print("error: %s" % why(host, e), file=sys.stderr)
+        print("error: %s" % host.error_text(e), file=sys.stderr)
         return 1
 
 

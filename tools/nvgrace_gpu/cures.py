@@ -3,8 +3,11 @@
 
 import re
 
+INSTALL = "make KDIR=/lib/modules/$(uname -r)/build && make install && depmod"
 POWER_CYCLE = "ipmitool chassis power cycle"
 SETUP = "systemctl reboot --firmware-setup"
+# format() puts a GPU's address in.
+RESCAN = "echo 1 > /sys/bus/pci/devices/{bdf}/remove; echo 1 > /sys/bus/pci/rescan"
 SERIES = ("cd linux-6.12.y && git am "
           "$(ls ../nvgrace_gpu/patches/linux-6.12/0*.patch | grep -v /0000-)")
 
@@ -14,6 +17,14 @@ def newer_kernel(host):
         return ('apt-get install -t "$(. /etc/os-release; echo $VERSION_CODENAME)-backports" '
                 "linux-image-arm64")
     return "uname -r    # install Linux 6.17 or newer, or 6.12 with patches/linux-6.12"
+
+
+def edit_command_line(expression):
+    """How to change the kernel's command line with an expression of sed -E."""
+    return "sed -i -E '%s' /etc/default/grub && update-grub && reboot" % expression
+
+
+REALLOC = edit_command_line('s/^GRUB_CMDLINE_LINUX="/&pci=realloc /')
 
 
 def configure(*options):
@@ -34,11 +45,10 @@ TROUBLE = (
      "cat /proc/iomem"),
     (r"not ready after \d+ s", "link or memory training did not end",
      "nvgrace-gpu bind {bdf}    # again; if it does not help: " + POWER_CYCLE),
-    (r"the GPU is gone", "the GPU is off the bus",
-     "echo 1 > /sys/bus/pci/devices/{bdf}/remove; echo 1 > /sys/bus/pci/rescan"),
+    (r"the GPU is gone", "the GPU is off the bus", RESCAN),
     (r"no IOMMU", "the SMMU is off", SETUP),
     (r"cannot be enabled", "a BAR has no address: have the kernel assign them again",
-     "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&pci=realloc /' /etc/default/grub && update-grub && reboot"),
+     REALLOC),
     (r"is too small to split|is too large", "firmware names memory of a wrong size: update it",
      "fwupdmgr update"),
     (r"DVSEC at config offset", "the GPU stopped answering config reads",

@@ -7,7 +7,7 @@ import sys
 from .checks.gpu import check_group
 from .cures import configure
 from .gpu import COHERENT_DRIVERS, choose_gpus, refuse_if_in_use
-from .host import KVM_CAP_ARM_VM_IPA_SIZE, Refused, Unknown, why
+from .host import KVM_CAP_ARM_VM_IPA_SIZE, Refused, Unknown
 from .sizes import GIB, human, power_of_two, qemu_size, round_up
 
 FIRMWARE = ("/usr/share/AAVMF/AAVMF_CODE.no-secboot.fd", "/usr/share/AAVMF/AAVMF_CODE.fd",
@@ -59,7 +59,7 @@ class Guest:
                 self.bars[gpu], self.emulated[gpu] = gpu.bars()
             except (Unknown, OSError) as e:
                 raise Refused("%s: the sizes of its BARs cannot be told: %s" %
-                              (gpu, why(self.host, e))) from None
+                              (gpu, self.host.error_text(e))) from None
             if not self.bars[gpu]:
                 raise Refused("%s has no BARs" % gpu)
             families.setdefault("Hopper" if gpu.hopper else "Blackwell", gpu)
@@ -111,7 +111,7 @@ class Guest:
         except OSError as e:
             bits = None
             self.note("cannot tell how much address space a guest may have: " +
-                      why(self.host, e))
+                      self.host.error_text(e))
         if bits and end > 1 << bits:
             raise Refused("a window of %s for the BARs ends at 0x%x, and this CPU gives guests %d "
                           "bits of address: pass fewer GPUs" % (human(self.window), end, bits))

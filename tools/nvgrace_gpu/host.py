@@ -241,23 +241,21 @@ class Host:
     def has_iommufd(self):
         return self.exists("/dev/iommu") and self.exists("/dev/vfio/devices")
 
+    def iomem(self):
+        """/proc/iomem as (start, end, name), outer ranges before those in them."""
+        found = re.findall(r"^ *([0-9a-f]+)-([0-9a-f]+) : (.*)$", self.read("/proc/iomem"), re.M)
+        ranges = [(int(a, 16), int(b, 16), name) for a, b, name in found]
+        if not any(end for _, end, _ in ranges):
+            raise Unknown("only root sees the addresses in /proc/iomem")
+        return ranges
 
-def iomem(host):
-    """/proc/iomem as (start, end, name), outer ranges before those in them."""
-    found = re.findall(r"^ *([0-9a-f]+)-([0-9a-f]+) : (.*)$", host.read("/proc/iomem"), re.M)
-    ranges = [(int(a, 16), int(b, 16), name) for a, b, name in found]
-    if not any(end for _, end, _ in ranges):
-        raise Unknown("only root sees the addresses in /proc/iomem")
-    return ranges
-
-
-def why(host, error):
-    """An exception as the words after "cannot tell"."""
-    if isinstance(error, OSError):
-        name = host.name(error.filename) if isinstance(error.filename, str) else None
-        hint = "; try as root" if error.errno in (errno.EACCES, errno.EPERM) else ""
-        return (name + ": " if name else "") + (error.strerror or str(error)) + hint
-    return str(error) or type(error).__name__
+    def error_text(self, error):
+        """An exception as the words after "cannot tell"."""
+        if isinstance(error, OSError):
+            name = self.name(error.filename) if isinstance(error.filename, str) else None
+            hint = "; try as root" if error.errno in (errno.EACCES, errno.EPERM) else ""
+            return (name + ": " if name else "") + (error.strerror or str(error)) + hint
+        return str(error) or type(error).__name__
 
 
 class Account:

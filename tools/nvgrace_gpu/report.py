@@ -8,7 +8,7 @@ import re
 
 from .checks import cmd_check
 from .gpu import DRIVER, INTREE, find_gpus
-from .host import Refused, Unknown, iomem, why
+from .host import Refused, Unknown
 from .status import cmd_list
 
 # Of the kernel's command line, what has to do with it; the rest may be secret.
@@ -35,7 +35,7 @@ def report_sections(host, options):
         try:
             return function()
         except (Unknown, Refused, OSError, ValueError) as e:
-            return "cannot tell: " + why(host, e)
+            return "cannot tell: " + host.error_text(e)
 
     def captured(command, **more):
         out = io.StringIO()
@@ -68,7 +68,7 @@ def report_sections(host, options):
             base, size = gpu.memory()
             if isinstance(base, int) and isinstance(size, int):
                 wanted.append((base, base + size))
-        return "\n".join("%x-%x : %s" % r for r in iomem(host)
+        return "\n".join("%x-%x : %s" % r for r in host.iomem()
                          if any(r[0] < end and r[1] >= base for base, end in wanted))
 
     def command_line():

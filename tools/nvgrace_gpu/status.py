@@ -4,7 +4,7 @@
 import json
 
 from .gpu import COHERENT_DRIVERS, choose_gpus
-from .host import Unknown, why
+from .host import Unknown
 from .sizes import human
 
 
@@ -28,7 +28,7 @@ def describe_gpu(host, gpu):
                 if isinstance(base, int) and isinstance(size, int) and size else
                 "a base without a size: no C2C link" if isinstance(base, int) else "no memory")
     except (Unknown, OSError) as e:
-        row["state"] = "cannot tell the memory: " + why(host, e)
+        row["state"] = "cannot tell the memory: " + host.error_text(e)
     return row
 
 

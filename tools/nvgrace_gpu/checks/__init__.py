@@ -5,9 +5,9 @@ import collections
 import json
 
 from ..gpu import choose_gpus, find_gpus
-from ..host import Unknown, why
+from ..host import Unknown
 from . import gpu as of_gpu, host as of_host, module as of_module
-from .base import fix, unknown
+from .base import cannot_tell, fix
 
 
 def run_checks(host, options):
@@ -20,7 +20,7 @@ def run_checks(host, options):
         except (Unknown, OSError, ValueError, KeyError, AttributeError) as e:
             if isinstance(e, (ValueError, KeyError, AttributeError)):
                 e = Unknown("a file holds what this tool does not know: %s" % e)
-            result = unknown(why(host, e))
+            result = cannot_tell(host.error_text(e))
         results.append((name, bdf, result))
 
     gpus = choose_gpus(host, options.gpus, True) if options.gpus else find_gpus(host)

@@ -16,7 +16,7 @@ def fix(text, *cure):
     return Result("fix", text, cure, ())
 
 
-def unknown(text):
+def cannot_tell(text):
     return Result("cannot tell", text, (), ())
 
 

@@ -5,9 +5,9 @@ import os
 import re
 
 from ..binding import RULES
-from ..cures import POWER_CYCLE, SETUP, explain
+from ..cures import INSTALL, POWER_CYCLE, REALLOC, RESCAN, SETUP, explain
 from ..gpu import COHERENT_DRIVERS, DEVICES, NEW_IDS, NVIDIA, TRAINING, Gpu
-from ..host import Account, Unknown, iomem
+from ..host import Account, Unknown
 from ..module import module_file, our_driver
 from ..sizes import human
 from .base import fix, ok, registry
@@ -19,7 +19,7 @@ CHECKS, listed = registry()
 def check_present(host, gpu, _):
     if gpu.config_space()[:4] == b"\xff\xff\xff\xff":
         return fix("config space reads all ones: the GPU is off the bus",
-                   "echo 1 > %s/remove; echo 1 > /sys/bus/pci/rescan" % gpu.dir)
+                   RESCAN.format(bdf=gpu))
     text = "%s, %04x:%04x, socket %d" % (gpu.model, gpu.vendor, gpu.device, gpu.socket)
     if gpu.vendor == NVIDIA and gpu.device in NEW_IDS:
         return ok(text + "; the driver has no id for it, and binds it by driver_override")
@@ -51,8 +51,7 @@ def blocks_group(other):
 def check_bar0(_, gpu, options):
     if 0 not in gpu.physical_bars():
         return fix("BAR0 has no address: have the kernel assign them again",
-                   "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&pci=realloc /' /etc/default/grub && "
-                   "update-grub && reboot")
+                   REALLOC)
     return ok("BAR0 has " + human(gpu.physical_bars()[0]))
 
 
@@ -81,7 +80,7 @@ def check_memory_free(host, gpu, _):
     base, size = gpu.memory()
     if not isinstance(base, int) or not isinstance(size, int) or not size:
         return ok("no memory that somebody could hold")
-    within = [r for r in iomem(host) if r[0] < base + size and r[1] >= base]
+    within = [r for r in host.iomem() if r[0] < base + size and r[1] >= base]
     ram = [r for r in within if r[2].startswith("System RAM")]
     if ram:
         start, end = max(base, ram[0][0]), min(base + size, ram[0][1] + 1)
@@ -162,7 +161,7 @@ def registers(gpu):
 
 @listed("ready")
 def check_ready(_, gpu, options):
-    off_the_bus = "echo 1 > %s/remove; echo 1 > /sys/bus/pci/rescan" % gpu.dir
+    off_the_bus = RESCAN.format(bdf=gpu)
     said = gpu.files().get("state")
     if said:
         state = said.split()[0]
@@ -250,7 +249,7 @@ def check_after_reboot(host, gpu, _):
     ours = 'KERNEL=="%s"' % gpu in host.read_or(RULES, "")
     if ours and not module_file(host, our_driver(host)):
         return fix("a udev rule binds the GPU at boot, but the module is not installed for this "
-                   "kernel", "make KDIR=/lib/modules/$(uname -r)/build && make install && depmod")
+                   "kernel", INSTALL)
     if ours:
         return ok("a udev rule binds the GPU at boot")
     return ok("after a reboot the GPU is not bound", "nvgrace-gpu bind --persist %s" % gpu)

@@ -4,7 +4,7 @@
 import contextlib
 import re
 
-from ..cures import SERIES, SETUP, configure, newer_kernel
+from ..cures import SERIES, SETUP, configure, edit_command_line, newer_kernel
 from ..gpu import NOIOMMU
 from ..host import Account, Unknown
 from ..sizes import GIB, human
@@ -124,8 +124,7 @@ def check_smmu(host, _):
     command_line = host.read_or("/proc/cmdline", "")
     if re.search(r"(^|\s)iommu=off(\s|$)|arm-smmu-v3\.disable", command_line):
         return fix("the kernel's command line switches the SMMU off",
-                   r"sed -i -E 's/ ?(iommu=off|arm-smmu-v3\.disable[^ \"]*)//g' "
-                   "/etc/default/grub && update-grub && reboot")
+                   edit_command_line(r's/ ?(iommu=off|arm-smmu-v3\.disable[^ "]*)//g'))
     return fix("no SMMU: VFIO has no IOMMU group for the GPU; switch the SMMU on in the "
                "firmware's setup", SETUP)
 

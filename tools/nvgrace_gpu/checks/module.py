@@ -3,6 +3,7 @@
 
 import os
 
+from ..cures import INSTALL
 from ..gpu import find_gpus
 from ..host import Unknown
 from ..module import choice_of_tools, module_file, our_driver, stray_module
@@ -22,11 +23,10 @@ def check_module(host, _):
     if stray and stray[0] == host.release:
         return fix("the module is in %s, which modules.dep does not list" % stray[1],
                    "depmod && modprobe " + os.path.basename(stray[1]).split(".")[0])
-    build = "make KDIR=/lib/modules/$(uname -r)/build && make install && depmod"
     if stray:
         return fix("the module is installed for Linux %s; this is %s" % (stray[0], host.release),
-                   build)
-    return fix("the module is not installed for this kernel", build)
+                   INSTALL)
+    return fix("the module is not installed for this kernel", INSTALL)
 
 
 @listed("module.signature")
@@ -64,8 +64,8 @@ def check_layout(host, options):
     carved = [gpu for gpu in find_gpus(host) if gpu.hopper]
     if bar == options.layout or not carved:
         return ok("usemem is at BAR%d" % (bar if carved else 4))
-    why = {4: "NVIDIA's guest driver looks for it at BAR4", 2: "--layout=2 asks for BAR2"}
-    return fix("usemem is at BAR%d; %s" % (bar, why[options.layout]),
+    reasons = {4: "NVIDIA's guest driver looks for it at BAR4", 2: "--layout=2 asks for BAR2"}
+    return fix("usemem is at BAR%d; %s" % (bar, reasons[options.layout]),
                "echo 'options %s usemem_bar=%d' > /etc/modprobe.d/nvgrace_gpu.conf" %
                (driver, options.layout),
                "nvgrace-gpu unbind && modprobe -r {0} && modprobe {0} && nvgrace-gpu bind".format(
