@@ -5,8 +5,9 @@ its cure; what cannot be told is named with the reason."""
 import json
 import struct
 import time
+from unittest import mock
 
-from machine import BOOT, CONFIG, DROPIN, Case
+from machine import BOOT, CONFIG, DROPIN, Case, aml_package
 from nvgrace_gpu.cures import explain
 from nvgrace_gpu.gpu import Gpu
 
@@ -628,6 +629,57 @@ class CannotTell(Check):
         self.machine.drop("/sys/firmware/acpi/tables")
         self.cannot_tell("gpu.memory", "no ACPI tables")
 
-    def test_nonsense_is_no_traceback(self):
-        self.attr("resource", "nonsense")
-        self.cannot_tell("gpu.bar0", "does not know")
+    def test_files_with_nonsense(self):
+        """Each is named with what it holds, and the other checks still run."""
+        sysfs = "/sys/bus/pci/devices/%s/" % GPU
+        for name, content, check, reason in (
+                (sysfs + "resource", "nonsense", "gpu.bar0", "resource has for BAR0 'nonsense'"),
+                (sysfs + "config", b"\xde\x10", "gpu.present", "config has 2 bytes, not 64"),
+                (sysfs + "modalias", "x", "module.alias", None),
+                (sysfs + "nvgrace_gpu/poisoned_pages", "many", "gpu.poison", "holds 'many'"),
+                (sysfs + "nvgrace_gpu/usemem_backed", "-", "gpu.memory", "'-', which is not a"),
+                ("/sys/module/nvgrace_gpu/parameters/usemem_bar", "", "module.layout", "holds ''"),
+                ("/proc/sys/kernel/osrelease", "x", "kernel.version", "'x', which has no version"),
+                ("/proc/self/status", "", "user.memlock", "status has no Uid"),
+                ("/proc/config.gz", b"\x1f\x8bbroken", "config.vfio", "cannot be unpacked")):
+            with self.subTest(name):
+                before = self.machine.read_bytes(name) if self.machine.exists(name) else None
+                self.machine.put(name, content)
+                if reason:
+                    self.cannot_tell(check, reason)
+                else:
+                    self.fault(check, "depmod")
+                self.machine.drop(name)
+                if before is not None:
+                    self.machine.put(name, before)
+
+    def test_limits_and_accounts_with_nonsense(self):
+        self.machine.become("user")
+        self.machine.put("/proc/self/limits", "nonsense")
+        self.cannot_tell("user.memlock", "no limit of locked memory")
+        for line in ("qemu:x", "qemu:x:a:1::/:/"):
+            self.machine.put("/etc/passwd", line)
+            self.cannot_tell("user.memlock", "no user and group id for 'qemu'",
+                             argv=("--user", "qemu"))
+
+    def test_tables_that_are_cut_short(self):
+        self.unbound()
+        for tail in (b"", b"\x0e", b"\x0e\x01\x02"):
+            device = aml_package(b"GP00\x0dnvidia,gpu-mem-size\0" + tail)
+            with open(self.machine.path("/sys/firmware/acpi/tables/SSDT1"), "wb") as f:
+                f.write(b"SSDT" + bytes(32) + b"\x5b\x82" + device)
+            self.cannot_tell("gpu.memory", "SSDT1 is cut short")
+
+    def test_module_that_cannot_be_unpacked(self):
+        self.machine.drop("/sys/module/nvgrace_gpu")
+        self.machine.put("/sys/module/module/parameters/sig_enforce", "Y")
+        base = "/lib/modules/%s/" % self.machine.release
+        self.machine.put(base + "updates/nvgrace_gpu.ko.xz", b"\xfd7zXZ\0broken")
+        self.machine.put(base + "modules.dep", "updates/nvgrace_gpu.ko.xz:")
+        self.cannot_tell("module.signature", "nvgrace_gpu.ko.xz cannot be unpacked")
+
+    def test_faults_of_the_tool_itself_are_not_hidden(self):
+        for error in (AttributeError, KeyError, ValueError):
+            with mock.patch("nvgrace_gpu.checks.of_host.CHECKS", [("x", mock.Mock(
+                    side_effect=error("of this tool")))]):
+                self.assertRaises(error, self.tool, "check")

@@ -124,6 +124,7 @@ def bind(writer, gpu, driver):
     writer.save("%s/%s" % (STATE, gpu), "driver=%s\ndriver_override=%s\n" %
                 (before[0] or "", before[1] or ""))
     host.cache.pop("log", None)
+    logged = 0
     with contextlib.suppress(OSError):
         logged = len(host.log())
     try:
@@ -136,7 +137,7 @@ def bind(writer, gpu, driver):
         host.cache.pop("log", None)
         reason = "interrupted" if isinstance(e, KeyboardInterrupt) else e.strerror
         said, cure = [], None
-        with contextlib.suppress(OSError, UnboundLocalError):
+        with contextlib.suppress(OSError):
             pattern = re.compile(r"^[\w-]+ %s: (error .*|.*)" % re.escape(gpu.bdf))
             said = [m.group(1) for m in map(pattern.match, host.log()[logged:]) if m]
         for line in said:

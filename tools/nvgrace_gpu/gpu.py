@@ -5,6 +5,7 @@ import collections
 import contextlib
 import os
 import re
+import struct
 
 from .firmware import aml_properties
 from .host import Refused, Unknown
@@ -44,11 +45,11 @@ class Gpu:
 
     @property
     def vendor(self):
-        return int(self.attr("vendor"), 16)
+        return self.host.number(self.dir + "/vendor", 16)
 
     @property
     def device(self):
-        return int(self.attr("device"), 16)
+        return self.host.number(self.dir + "/device", 16)
 
     @property
     def known(self):
@@ -71,7 +72,10 @@ class Gpu:
 
     @property
     def numa_node(self):
-        return int(self.host.read_or(self.dir + "/numa_node", "-1"))
+        try:
+            return self.host.number(self.dir + "/numa_node")
+        except OSError:
+            return -1
 
     @property
     def driver(self):
@@ -125,13 +129,19 @@ class Gpu:
         """BARs 0 to 5 as sysfs has them, without the emulated ones: {0: size}."""
         bars = {}
         for bar, line in enumerate(self.attr("resource").splitlines()[:6]):
-            start, end, flags = (int(n, 16) for n in line.split())
+            match = re.fullmatch("0x([0-9a-f]+) 0x([0-9a-f]+) 0x([0-9a-f]+)", line)
+            if not match:
+                raise Unknown("%s/resource has for BAR%d '%s'" % (self.dir, bar, line))
+            start, end, flags = (int(n, 16) for n in match.groups())
             if flags and end:
                 bars[bar] = end - start + 1
         return bars
 
     def config_space(self):
-        return self.host.read_bytes(self.dir + "/config", 4096)
+        data = self.host.read_bytes(self.dir + "/config", 64)
+        if len(data) < 64:
+            raise Unknown("%s/config has %d bytes, not 64" % (self.dir, len(data)))
+        return data
 
     def files(self):
         """The driver's files in sysfs about a GPU that it has: {"handover": "reset"}.
@@ -153,9 +163,13 @@ class Gpu:
         files = self.files()
         if not files:
             raise Unknown("its driver has no files in %s/nvgrace_gpu" % self.dir)
-        return [Region(name, int(files[name + "_bar"]),
-                       int(files[name + "_base"], 16) if name + "_base" in files else None,
-                       int(files[name + "_backed"]), int(files[name + "_bar_size"]))
+
+        def number(name, base=10):
+            return self.host.number(self.dir + "/nvgrace_gpu/" + name, base)
+
+        return [Region(name, number(name + "_bar"),
+                       number(name + "_base", 16) if name + "_base" in files else None,
+                       number(name + "_backed"), number(name + "_bar_size"))
                 for name in ("usemem", "resmem") if name + "_bar" in files]
 
     def bars(self):
@@ -186,7 +200,11 @@ class Gpu:
             raise Unknown("there are no ACPI tables in " + directory)
         found = {}
         for table in tables:
-            for name, value in aml_properties(self.host.read_bytes(table), path).items():
+            try:
+                properties = aml_properties(self.host.read_bytes(table), path)
+            except (IndexError, struct.error):
+                raise Unknown("the ACPI table %s is cut short" % table) from None
+            for name, value in properties.items():
                 found.setdefault(name, value)
         return found.get("base-pa"), found.get("size")
 
@@ -206,7 +224,7 @@ def find_gpus(host):
         gpu = Gpu(host, bdf)
         try:
             ids = gpu.vendor, gpu.device
-        except (OSError, ValueError):
+        except (OSError, Unknown):
             continue
         if ids[0] == NVIDIA and (ids[1] in IDS or ids[1] in NEW_IDS):
             if not host.exists(gpu.dir + "/physfn"):

@@ -49,6 +49,14 @@ class Host:
         except OSError:
             return default
 
+    def number(self, name, base=10):
+        """The number that a file holds."""
+        text = self.read(name)
+        try:
+            return int(text, base)
+        except ValueError:
+            raise Unknown("%s holds '%s', which is not a number" % (name, text)) from None
+
     def read_bytes(self, name, size=-1):
         with open(self.path(name), "rb") as f:
             return f.read(size)
@@ -130,7 +138,10 @@ class Host:
     @property
     def version(self):
         """The kernel's version, as far as its APIs differ: (7, 3)."""
-        return tuple(int(n) for n in re.findall(r"\d+", self.release)[:2])
+        match = re.match(r"(\d+)\.(\d+)", self.release)
+        if not match:
+            raise Unknown("the kernel's release is '%s', which has no version" % self.release)
+        return int(match.group(1)), int(match.group(2))
 
     def config(self):
         """The running kernel's options: {"VFIO": "m"}; what is not set is not in it."""
@@ -147,8 +158,12 @@ class Host:
                 continue
             if data[:2] == b"\x1f\x8b":
                 import zlib
-                data = zlib.decompress(data, 31)
-            return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", data.decode(), re.M))
+                try:
+                    data = zlib.decompress(data, 31)
+                except zlib.error as e:
+                    raise Unknown("%s cannot be unpacked: %s" % (name, e)) from None
+            text = data.decode(errors="replace")
+            return dict(re.findall(r"^CONFIG_(\w+)=(.*)$", text, re.M))
         raise Unknown("there is no " + " and no ".join(names[:2]))
 
     def log(self):
@@ -231,12 +246,15 @@ class Host:
                     bars[bar] = size
             return bars
 
-    def status(self):
-        """/proc/self/status: {"Uid": "0 0 0 0"}."""
-        return dict(re.findall(r"^(\w+):[ \t]*(.*)$", self.read("/proc/self/status"), re.M))
+    def status(self, key):
+        """The words of a line of /proc/self/status: of Uid they are 0 0 0 0."""
+        match = re.search(r"^%s:[ \t]*(.*)$" % key, self.read("/proc/self/status"), re.M)
+        if not match:
+            raise Unknown("/proc/self/status has no " + key)
+        return match.group(1).split()
 
     def is_root(self):
-        return self.status()["Uid"].split()[1] == "0"
+        return self.status("Uid")[1] == "0"
 
     def has_iommufd(self):
         return self.exists("/dev/iommu") and self.exists("/dev/vfio/devices")
@@ -264,23 +282,24 @@ class Account:
     def __init__(self, host, name=None):
         self.host = host
         if name is None:
-            status = host.status()
-            self.uid = int(status["Uid"].split()[1])
-            self.gids = {int(status["Gid"].split()[1]), *map(int, status["Groups"].split())}
-            self.capabilities = int(status["CapEff"], 16)
+            self.uid = int(host.status("Uid")[1])
+            self.gids = {int(host.status("Gid")[1]), *map(int, host.status("Groups"))}
+            self.capabilities = int(host.status("CapEff")[0], 16)
             self.name = self.uid and '"$USER"' or "root"
             return
         self.name, self.capabilities = name, 0
         for line in host.read("/etc/passwd").splitlines():
             fields = line.split(":")
             if fields[0] == name:
+                if len(fields) < 4 or not (fields[2] + fields[3]).isdigit():
+                    raise Unknown("/etc/passwd has no user and group id for '%s'" % name)
                 self.uid, self.gids = int(fields[2]), {int(fields[3])}
                 break
         else:
             raise Refused("/etc/passwd has no user '%s'" % name)
         for line in host.read_or("/etc/group", "").splitlines():
             fields = line.split(":")
-            if len(fields) > 3 and name in fields[3].split(","):
+            if len(fields) > 3 and fields[2].isdigit() and name in fields[3].split(","):
                 self.gids.add(int(fields[2]))
         if not self.uid:
             self.capabilities = ~0
@@ -303,8 +322,10 @@ class Account:
         if self.capabilities >> 14 & 1:    # CAP_IPC_LOCK
             return None
         if '"' in self.name:
-            match = re.search(r"^Max locked memory\s+(\S+)", self.host.read("/proc/self/limits"),
-                              re.M)
+            match = re.search(r"^Max locked memory\s+(unlimited|\d+)",
+                              self.host.read("/proc/self/limits"), re.M)
+            if not match:
+                raise Unknown("/proc/self/limits has no limit of locked memory")
             return None if match.group(1) == "unlimited" else int(match.group(1))
         names = ["/etc/security/limits.conf"]
         names += ["/etc/security/limits.d/" + n for n in self.host.list("/etc/security/limits.d")]

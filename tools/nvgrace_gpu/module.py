@@ -46,7 +46,7 @@ def stray_module(host):
 
 def choice_of_tools(host, gpu):
     """Modules that tools find for a GPU with its alias; the first is the one that they take."""
-    modalias = "vfio_pci:" + gpu.attr("modalias").split(":", 1)[1]
+    modalias = "vfio_pci:" + gpu.attr("modalias").partition(":")[2]
     found = []
     for line in host.read("/lib/modules/%s/modules.alias" % host.release).splitlines():
         words = line.split()

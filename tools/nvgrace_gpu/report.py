@@ -34,7 +34,7 @@ def report_sections(host, options):
     def guarded(function):
         try:
             return function()
-        except (Unknown, Refused, OSError, ValueError) as e:
+        except (Unknown, Refused, OSError) as e:
             return "cannot tell: " + host.error_text(e)
 
     def captured(command, **more):
@@ -43,6 +43,10 @@ def report_sections(host, options):
             command(host, argparse.Namespace(**{**vars(options), "json": False, "quiet": False,
                                                 "better": True, **more}))
         return out.getvalue().rstrip()
+
+    def distribution():
+        match = re.search(r'^PRETTY_NAME="?([^"\n]*)', host.read("/etc/os-release"), re.M)
+        return match.group(1) if match else "/etc/os-release has no PRETTY_NAME"
 
     def parameters():
         lines = []
@@ -81,8 +85,7 @@ def report_sections(host, options):
             r"(HUGE|P[MU]D)_PFNMAP|ARM64_\d+K_PAGES|ACPI_APEI|MODULE_SIG|NVGRACE)", o[0]))
 
     return [("kernel", guarded(lambda: host.release)),
-            ("distribution", guarded(lambda: re.search(
-                r'^PRETTY_NAME="?([^"\n]*)', host.read("/etc/os-release"), re.M).group(1))),
+            ("distribution", guarded(distribution)),
             ("check", guarded(lambda: captured(cmd_check))),
             ("list", guarded(lambda: captured(cmd_list))),
             ("command line, in part", guarded(command_line)),

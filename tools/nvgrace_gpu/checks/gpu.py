@@ -84,7 +84,7 @@ def check_memory_free(host, gpu, _):
     ram = [r for r in within if r[2].startswith("System RAM")]
     if ram:
         start, end = max(base, ram[0][0]), min(base + size, ram[0][1] + 1)
-        block = int(host.read_or("/sys/devices/system/memory/block_size_bytes", "8000000"), 16)
+        block = host.number("/sys/devices/system/memory/block_size_bytes", 16)
         return fix("the kernel uses 0x%x-0x%x as %s: something onlined it" %
                    (start, end - 1, ram[0][2]),
                    "for i in $(seq %d %d); do echo offline > "
@@ -215,7 +215,11 @@ def check_handover(_, gpu, options):
 
 @listed("poison")
 def check_poison(_, gpu, options):
-    count = int(gpu.files().get("poisoned_pages", "0").split()[0])
+    said = gpu.files().get("poisoned_pages", "0")
+    match = re.match(r"\d+\b", said)
+    if not match:
+        raise Unknown("%s/nvgrace_gpu/poisoned_pages holds '%s'" % (gpu.dir, said))
+    count = int(match.group())
     if count:
         return fix("%d poisoned pages: reading them fails" % count,
                    "nvgrace-gpu unbind {0} && echo 1 > {1}/reset && nvgrace-gpu bind {0}".format(

@@ -43,7 +43,10 @@ def check_signature(host, _):
     data = host.read_bytes(path)
     if path.endswith(".xz"):
         import lzma
-        data = lzma.decompress(data)
+        try:
+            data = lzma.decompress(data)
+        except (lzma.LZMAError, EOFError) as e:
+            raise Unknown("%s cannot be unpacked: %s" % (path, e)) from None
     elif not path.endswith(".ko"):
         raise Unknown("the kernel wants signed modules, and %s is compressed" % path)
     if data.endswith(b"~Module signature appended~\n"):
@@ -60,7 +63,7 @@ def check_layout(host, options):
     driver = our_driver(host)
     if not host.exists("/sys/module/" + driver):
         raise Unknown("the module is not loaded")
-    bar = int(host.read("/sys/module/%s/parameters/usemem_bar" % driver))
+    bar = host.number("/sys/module/%s/parameters/usemem_bar" % driver)
     carved = [gpu for gpu in find_gpus(host) if gpu.hopper]
     if bar == options.layout or not carved:
         return ok("usemem is at BAR%d" % (bar if carved else 4))
