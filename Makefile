@@ -41,7 +41,8 @@ KRELEASE = $(shell cat $(KDIR)/include/config/kernel.release)
 
 # The tool is one file, which can be copied to a host and run.
 tool: build/nvgrace-gpu
-build/nvgrace-gpu: scripts/tool $(wildcard tools/nvgrace_gpu/*.py tools/nvgrace_gpu/*/*.py)
+build/nvgrace-gpu: scripts/tool dkms.conf \
+		$(wildcard tools/nvgrace_gpu/*.py tools/nvgrace_gpu/*/*.py)
 	scripts/tool $@
 
 # The tool, its page, completion and udev rule, and an example for modprobe.d; as root, or with

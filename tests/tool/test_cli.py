@@ -52,6 +52,12 @@ class Program(Case):
             self.assertLessEqual(done.stdout.count("\n"), 25, argv)
             self.assertLessEqual(max(map(len, done.stdout.splitlines())), 80)
 
+    def test_version(self):
+        """The driver, the packages and the tool have one version."""
+        version = re.search(r'^PACKAGE_VERSION="(.+)"', read("dkms.conf"), re.M).group(1)
+        self.assertEqual(self.run_it("--version").stdout, "nvgrace-gpu %s\n" % version)
+        self.assertEqual(self.tool("--version"), (0, "nvgrace-gpu %s\n" % version, ""))
+
     def test_wrong_command_line(self):
         for argv in ([], ["frobnicate"], ["check", "--frob"], ["list", "--", "-x"]):
             self.assertEqual(self.run_it(*argv).returncode, 2, argv)
@@ -177,6 +183,7 @@ class Words(Case):
         self.machine.add_gpu("0019:01:00.0")
         self.assertEqual(self.complete("nvgrace-gpu", ""), list(COMMANDS))
         self.assertEqual(self.complete("nvgrace-gpu", "bi"), ["bind"])
+        self.assertEqual(self.complete("nvgrace-gpu", "--v"), ["--version"])
         self.assertEqual(self.complete("nvgrace-gpu", "bind", "001"), ["0019:01:00.0"])
         self.assertEqual(self.complete("nvgrace-gpu", "bind", "--p"), ["--persist"])
         self.assertEqual(self.complete("nvgrace-gpu", "bind", "--driver", "nv"),

@@ -12,6 +12,7 @@ from .host import Host, Refused, Unknown
 from .report import cmd_report
 from .sizes import GIB, parse_size
 from .status import cmd_list
+from .version import version
 
 
 def positive(text):
@@ -32,6 +33,7 @@ def parser():
         "all. See nvgrace-gpu(8).")
     top.add_argument("--root", default=os.environ.get("NVGRACE_GPU_ROOT", "/"), metavar="DIR",
                      help="/sys, /proc, /dev and /etc are in DIR (default: NVGRACE_GPU_ROOT or /)")
+    top.add_argument("--version", action="version", version="nvgrace-gpu " + version())
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name, function, text):
