@@ -62,6 +62,12 @@ class Program(Case):
         for argv in ([], ["frobnicate"], ["check", "--frob"], ["list", "--", "-x"]):
             self.assertEqual(self.run_it(*argv).returncode, 2, argv)
 
+    def test_names_that_are_not_drivers(self):
+        for name in ("../pci", "", "vfio pci", "vfio-pci/bind", "a.b"):
+            done = self.run_it("bind", "-n", "--driver", name)
+            self.assertEqual(done.returncode, 2, name)
+            self.assertIn("'%s' is not the name of a driver" % name, done.stdout)
+
     def test_root_by_option_and_environment(self):
         self.machine.add_gpu(GPU)
         for done in (self.run_it("--root", self.machine.root, "list"),

@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import re
 import sys
 
 from .binding import cmd_bind, cmd_unbind
@@ -19,6 +20,13 @@ def positive(text):
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError("'%s' is not a number above 0" % text)
     return int(text)
+
+
+def driver_name(text):
+    """The name becomes a part of paths in sysfs."""
+    if not re.fullmatch(r"[\w-]+", text, re.A):
+        raise argparse.ArgumentTypeError("'%s' is not the name of a driver such as vfio-pci" % text)
+    return text
 
 
 def parser():
@@ -66,7 +74,7 @@ def parser():
         p.add_argument("--persist", action="store_true",
                        help="%s the udev rule that binds them at boot" %
                        ("write" if name == "bind" else "remove"))
-        p.add_argument("--driver", metavar="NAME",
+        p.add_argument("--driver", type=driver_name, metavar="NAME",
                        help="another driver (default: this project's, whatever its name)")
         if name == "bind":
             p.add_argument("--any-id", action="store_true", help="also if it is not a known GPU")
