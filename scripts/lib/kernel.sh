@@ -16,7 +16,7 @@ KARCH=(ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-)
 # The kernels, one a line: NAME HOW VERSION WORDS. Debian packages some: the word is the flavour of
 # its image, with /SUITE for a backport. The others are built from Debian's source of VERSION, with
 # tests/rig/kernel.config, kernel-VERSION.config and kernel-WORD.config for each word. The word
-# patches stands for patches/linux-VERSION.
+# patches stands for patches/linux-6.12.
 KERNEL_TABLE='
 6.12            packaged  6.12    arm64
 6.12-16k        packaged  6.12    arm64-16k
@@ -24,7 +24,6 @@ newest          packaged  newest  arm64/trixie-backports
 6.12-debug      built     6.12    4k kasan
 6.12-patched    built     6.12    4k kasan patches
 newest-debug    built     newest  4k kasan
-newest-patched  built     newest  4k kasan patches
 newest-kcsan    built     newest  4k kcsan
 6.12-64k        built     6.12    64k kasan'
 
@@ -380,41 +379,33 @@ describe() {
 	echo "$about" > "$dir/about"
 }
 
-# series VERSION: print the paths of the patches for it, without the cover letter.
-series() { find "$TOP/patches/linux-$1" -name '0*.patch' ! -name '0000-*' | sort; }
+# The series for 6.12 without its cover letter.
+mapfile -t SERIES < <(find "$TOP/patches/linux-6.12" -name '0*.patch' ! -name '0000-*' | sort)
 
-# shellcheck disable=SC2034
-mapfile -t SERIES < <(series 6.12)
-
-# apply_series TREE [VERSION]: patch a kernel tree. A patch that applies with fuzz is an error.
+# apply_series TREE: patch a kernel tree. A patch that applies with fuzz is an error.
 apply_series() {
 	local p log
 	log=$(log_file series.log)
 	: > "$log"
-	while read -r p; do
+	for p in "${SERIES[@]}"; do
 		patch -d "$1" -p1 --fuzz=0 --no-backup-if-mismatch -i "$p" >> "$log" 2>&1 ||
 			die_log "$log" "${p#"$TOP/"} does not apply: $(grep -m 1 FAILED "$log")"
-	done < <(series "${2:-6.12}")
+	done
 }
 
-# patches_of NAME: print VERSION if this kernel has the patches for it.
-patches_of() {
-	local version words
-	read -r _ version words <<< "$(kernel_row "$1")"
-	[[ $words != *patches ]] || printf '%s\n' "$version"
-}
+# has_series NAME: is this kernel built with the series?
+has_series() { [[ $(kernel_row "$1") = *patches ]]; }
 
 # fill_built NAME SOURCE DIR: the source is hard links, and patch replaces a file. The build is a
 # directory in it, so that kbuild's paths are relative, and both can be moved and copied.
 fill_built() {
-	local name=$1 source=$2 dir=$3 log=$3/build.log about patches
+	local name=$1 source=$2 dir=$3 log=$3/build.log about
 	about="$name, built from $(cat "$source/.about")"
-	patches=$(patches_of "$name")
 	mkdir "$dir/src"
 	cp -al "$source/." "$dir/src/"
-	if [ -n "$patches" ]; then
-		apply_series "$dir/src" "$patches"
-		about+=", with patches/linux-$patches"
+	if has_series "$name"; then
+		apply_series "$dir/src"
+		about+=", with patches/linux-6.12"
 	fi
 	mkdir "$dir/src/build"
 	configure "$name" "$dir/src" "$dir/src/build" "$log"
@@ -425,11 +416,10 @@ fill_built() {
 }
 
 built() {
-	local name=$1 source patches inputs
+	local name=$1 source inputs
 	source=$(kernel_source "$name")
-	patches=$(patches_of "$name")
 	inputs=$(fragment "$name" "$source"; basename "$source"; aarch64-linux-gnu-gcc --version
-		[ -z "$patches" ] || series "$patches" | xargs cat
+		! has_series "$name" || cat "${SERIES[@]}"
 		echo "$RECIPE")
 	cached "kernel-$name-$(key <<< "$inputs")" "building $name (the long step)" objects \
 		fill_built "$name" "$source"

@@ -5,14 +5,11 @@
 # refuse, or device (unpatched 6.12, the control: what fails there has to fail); mte
 # is map for a VM with MTE. BASE is where the GPU's 4.5 GiB begin; FWB, for refuse, is
 # yes or no: does the CPU have it? MODE is Hyp where the host's kernel is to run at EL1, nVHE.
-# POISON=sigbus: this KVM has patches/linux-newest.
 #
 #| part | make check | make check-all adds | scripts/rig run
 #| patched | 6.12-patched | | --env=PFNMAP=map
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
 #| stage2 | newest | newest-debug | --env=PFNMAP=map
-#| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
-#| sigbus | | newest-patched | --env=PFNMAP=map --env=POISON=sigbus
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
 #| unpatched | 6.12 | 6.12-debug | --env=PFNMAP=device
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
@@ -123,7 +120,7 @@ cpu_has() {
 KVM=series
 ! has PFN_ADDRESS_SPACE || KVM=newest
 [ "$PFNMAP" != device ] || KVM=6.12
-export BDF REGIONS PFNMAP KVM POISON RESET=bus
+export BDF REGIONS PFNMAP KVM RESET=bus
 BDF=$(bdf_of GP00)
 REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB"
 take_log > /tmp/boot

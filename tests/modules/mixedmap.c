@@ -17,7 +17,7 @@ static unsigned long base;
 module_param(base, ulong, 0444);
 MODULE_PARM_DESC(base, "physical address of the memory; it has no struct pages");
 
-enum behaviour { DEVICE, RAM, POISONED, STALLED };
+enum behaviour { DEVICE, RAM, STALLED };
 
 static const struct kind {
 	unsigned long vm_flags;
@@ -32,7 +32,6 @@ static const struct kind {
 	{ VM_PFNMAP, true, false, DEVICE },
 	{ VM_PFNMAP, false, true, DEVICE },
 	{ VM_PFNMAP, false, false, RAM },
-	{ VM_PFNMAP, false, false, POISONED },
 	{ VM_PFNMAP, false, false, STALLED },
 	{ VM_PFNMAP, true, true, STALLED },
 };
@@ -67,8 +66,6 @@ static vm_fault_t mixedmap_fault(struct vm_fault *vmf)
 	unsigned long pfn = PHYS_PFN(base) + vmf->pgoff;
 
 	switch (kind->behaviour) {
-	case POISONED:
-		return VM_FAULT_HWPOISON;
 	case STALLED:
 		return stalled_fault(vmf);
 	case RAM:

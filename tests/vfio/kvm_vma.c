@@ -43,12 +43,11 @@ static const struct program program = {
 
 #define ABORTED		0xabadUL
 
-/* From MIXED_WB on they are those of mixedmap.ko, and from POISONED on they map nothing. */
+/* From MIXED_WB on they are those of mixedmap.ko, and from STALLED on they map nothing. */
 enum mapping {
 	ANON, USEMEM_WB, RESMEM_WC, BAR0, COW, MIXED_WB, MIXED_WC, MIXED_WB_ENTRIES,
 	MIXED_WC_ENTRIES, PFNMAP_WB_ENTRIES, PFNMAP_WC_ENTRIES, PFNMAP_RAM,
-	NR_MAPPINGS, POISONED = NR_MAPPINGS, STALLED, STALLED_WC,
-	STALLED_COW,
+	NR_MAPPINGS, STALLED = NR_MAPPINGS, STALLED_WC, STALLED_COW,
 };
 
 static const char * const mapping_names[] = {
@@ -59,8 +58,7 @@ static const char * const mapping_names[] = {
 	"write-combining PFNMAP with cacheable entries",
 	"cacheable PFNMAP with write-combining entries",
 	"cacheable PFNMAP of the kernel's memory",
-	"poisoned PFNMAP", "stalled PFNMAP", "stalled write-combining PFNMAP",
-	"stalled copy-on-write PFNMAP",
+	"stalled PFNMAP", "stalled write-combining PFNMAP", "stalled copy-on-write PFNMAP",
 };
 
 static bool pfnmap_is(const char *what)
@@ -679,42 +677,6 @@ TEST_F(vma, swapped_during_an_instruction_fetch)
 	EXPECT_EQ(0, t.error);
 	EXPECT_EQ(77, vm_complete_store(&self->vm));
 	close(fd);
-}
-
-static siginfo_t sigbus;
-
-static void on_sigbus(int sig, siginfo_t *info, void *context)
-{
-	sigbus = *info;
-}
-
-/*
- * A poisoned page is the VMM's to report, and the guest's to survive: SIGBUS, as for an
- * access of its own. Without patches KVM_RUN fails, and the VM is lost.
- */
-TEST_F(vma, poisoned_page)
-{
-	const struct sigaction action = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
-	const bool told = env_is("KVM", "series") || env_is("POISON", "sigbus");
-	uint64_t x0 = 0;
-
-	ASSERT_EQ(0, sigaction(SIGBUS, &action, NULL));
-	map_as(_metadata, self, ANON);
-	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
-	map_as(_metadata, self, POISONED);
-	memset(&sigbus, 0, sizeof(sigbus));
-	EXPECT_EQ(told ? -EINTR : -EFAULT,
-		  run(_metadata, self, LOAD, DATA_GPA + PAGE, &x0));
-	EXPECT_EQ(told ? SIGBUS : 0, sigbus.si_signo);
-	if (told) {
-		EXPECT_EQ(BUS_MCEERR_AR, sigbus.si_code);
-		EXPECT_EQ(self->data + PAGE, sigbus.si_addr);
-		EXPECT_EQ(12, sigbus.si_addr_lsb);
-	}
-
-	/* The vCPU works as before. */
-	map_as(_metadata, self, ANON);
-	EXPECT_EQ(0, run(_metadata, self, LOAD, DATA_GPA + PAGE, &x0));
 }
 
 /* A function that the VMM writes and the guest calls. */

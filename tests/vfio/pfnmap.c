@@ -261,17 +261,4 @@ TEST_F(pfnmap, dma_map_of_kernel_memory)
 	close(fd);
 }
 
-/* The error is EFAULT, as for any page that mm cannot provide. */
-TEST_F(pfnmap, dma_map_of_poisoned_page)
-{
-	int fd = open("/dev/mixedmap", O_RDWR);
-	void *p;
-
-	ASSERT_LE(0, fd) TH_LOG("/dev/mixedmap: is mixedmap.ko loaded?");
-	p = mmap(self->area, BLOCK, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED, fd, 7 * BLOCK);
-	ASSERT_EQ(self->area, p);
-	EXPECT_EQ(-EFAULT, dma_map_at(self, p, BLOCK, RW));
-	close(fd);
-}
-
 TEST_PROGRAM_MAIN(program)
