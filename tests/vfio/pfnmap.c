@@ -18,6 +18,7 @@ static const struct program program = {
 
 #define IOVA	0x800000000UL
 #define TRACING	"/sys/kernel/tracing/"
+#define DISABLE_HUGEPAGES "/sys/module/vfio_iommu_type1/parameters/disable_hugepages"
 
 FIXTURE(pfnmap)
 {
@@ -57,6 +58,7 @@ FIXTURE_SETUP(pfnmap)
 
 FIXTURE_TEARDOWN(pfnmap)
 {
+	put(_metadata, DISABLE_HUGEPAGES, "N");
 	put(_metadata, TRACING "events/iommu/map/enable", "0");
 	put(_metadata, TRACING "events/kprobes/follow/enable", "0");
 	put(_metadata, TRACING "kprobe_events", "\n");
@@ -145,6 +147,24 @@ static uint64_t iommu_has(uint64_t off, uint64_t phys, uint64_t size)
 	return sum;
 }
 
+/* The number of maps that the IOMMU was asked for in this range. */
+static unsigned int iommu_maps(uint64_t size)
+{
+	uint64_t first, last;
+	unsigned int n = 0;
+	char line[512], *s;
+	FILE *f = fopen(TRACING "trace", "r");
+
+	while (f && fgets(line, sizeof(line), f)) {
+		s = strstr(line, "iova=");
+		if (s && sscanf(s, "iova=%lx - %lx", &first, &last) == 2)
+			n += first >= IOVA && last <= IOVA + size;
+	}
+	if (f)
+		fclose(f);
+	return n;
+}
+
 /* Map all of usemem, as a VMM does at its guest's start, and say how long that takes. */
 TEST_F_TIMEOUT(pfnmap, dma_map_of_usemem, 300)
 {
@@ -172,16 +192,34 @@ TEST_F_TIMEOUT(pfnmap, dma_map_of_usemem, 300)
 	munmap(p, size);
 }
 
-/* A range that begins and ends inside of blocks. */
-TEST_F(pfnmap, dma_map_of_parts_of_blocks)
+/* Map a range that begins three pages into a block, and nothing beyond it. */
+static void map_part(struct __test_metadata *_metadata, FIXTURE_DATA(pfnmap) * self, uint64_t size)
 {
-	const uint64_t size = 2 * BLOCK - 5 * PAGE;
-
 	ASSERT_EQ(self->area, map_usemem(self, self->area, 0, 4 * BLOCK, PROT_READ | PROT_WRITE));
 	ASSERT_EQ(0, dma_map_at(self, self->area + 3 * PAGE, size, RW));
 	EXPECT_EQ(size, iommu_has(0, self->phys + 3 * PAGE, size));
 	EXPECT_EQ(0, iommu_has(size, self->phys + 3 * PAGE + size, BLOCK));
 	EXPECT_EQ(size, dma_unmap(self, size));
+}
+
+TEST_F(pfnmap, dma_map_of_parts_of_blocks)
+{
+	map_part(_metadata, self, 2 * BLOCK - 5 * PAGE);
+}
+
+TEST_F(pfnmap, dma_map_within_a_block)
+{
+	map_part(_metadata, self, 5 * PAGE);
+}
+
+/* The administrator has turned huge pages off: type1 maps each page by itself. */
+TEST_F(pfnmap, dma_map_without_huge_pages)
+{
+	const uint64_t size = 2 * BLOCK - 5 * PAGE;
+
+	put(_metadata, DISABLE_HUGEPAGES, "Y");
+	map_part(_metadata, self, size);
+	EXPECT_EQ(size / PAGE, iommu_maps(size));
 }
 
 /* Blocks that follow each other in the address space and not in memory, less a few pages. */
