@@ -185,7 +185,7 @@ refuse)
 mte)
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
 	trace_stage2
-	nested kvm_vma kvm_vma -t mte_vm
+	nested kvm_vma kvm_vma -t mte_vm -t mte_mprotect
 	export GUEST_MACHINE=,mte=on
 	ok qemu_is_refused qemu_is_refused
 	stop_tracing

@@ -5,7 +5,7 @@
  *
  * The GPU has a BAR0 of its own. PFNMAP says how KVM on this host has to treat cacheable
  * device memory: "map" it, "refuse" it, or "device", as an unpatched 6.12 does. With "mte"
- * the VM has MTE, and mte_vm is the test to run.
+ * the VM has MTE, and the tests to run begin with mte_.
  *
  * The variable KVM names the kernel: "6.12" as packaged, 6.12 with the "series", or the
  * "newest". Only the series refuses copy-on-write device memory and checks the entry of a
@@ -348,6 +348,39 @@ TEST_F(vma, memslot_over_inaccessible_mapping)
 		  run(_metadata, self, LOAD, DATA_GPA, &x0));
 }
 
+static void on_alarm(int sig)
+{
+}
+
+/*
+ * The guest loads from a page that the VMM has used and can no longer access. If KVM lets the guest
+ * fault on it again and again, KVM_RUN ends with EINTR, by the alarm.
+ */
+TEST_F(vma, touched_mapping_becomes_inaccessible)
+{
+	const struct sigaction action = { .sa_handler = on_alarm };
+	const enum mapping kinds[] = { USEMEM_WB, RESMEM_WC };
+	unsigned int i;
+	uint64_t x0;
+
+	if (!env_is("KVM", "series"))
+		SKIP(return, "only the series checks that the VMM can access the page");
+	ASSERT_EQ(0, sigaction(SIGALRM, &action, NULL));
+	map_as(_metadata, self, ANON);
+	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		map_as(_metadata, self, kinds[i]);
+		(void)*(volatile char *)self->data;
+		ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_NONE));
+		x0 = 0;
+		alarm(5);
+		EXPECT_EQ(-EFAULT, run(_metadata, self, LOAD, DATA_GPA, &x0)) {
+			TH_LOG("%s", mapping_names[kinds[i]]);
+		}
+		alarm(0);
+	}
+}
+
 /* Map DATA and show it to the guest, either of which may be for reading only: loads work. */
 static void map_to_load(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
 			enum mapping kind, int prot, unsigned int slot_flags)
@@ -419,6 +452,22 @@ TEST_F(vma, memslot_over_two_mappings)
 		  set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
 }
 
+/* KVM checks the mapping behind a hole, too. */
+TEST_F(vma, memslot_with_a_hole)
+{
+	const int want = refused(USEMEM_WB) ? -EINVAL : 0;
+
+	map_as(_metadata, self, USEMEM_WB);
+	ASSERT_EQ(0, munmap(self->data, 16 * PAGE));
+	EXPECT_EQ(want, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
+	set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
+
+	/* The hole between two mappings */
+	ASSERT_NE(MAP_FAILED, mmap(self->data, PAGE, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	EXPECT_EQ(want, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
+}
+
 TEST_F_TIMEOUT(vma, memslot_move_and_flags, 90)
 {
 	enum mapping kind;
@@ -467,6 +516,24 @@ TEST_F(vma, mte_vm)
 	EXPECT_EQ(-EINVAL, set_slot(&self->vm, 1, MOVED_GPA, self->data, 0));
 	EXPECT_EQ(-EFAULT, run(_metadata, self, LOAD, DATA_GPA, &x0));
 	EXPECT_EQ(-EFAULT, run(_metadata, self, STORE, DATA_GPA, &x0));
+}
+
+/* mprotect() to PROT_MTE changes the memory type of a present entry: the memory keeps tags. */
+TEST_F(vma, mte_mprotect)
+{
+	const uint64_t tag = 5UL << 56;
+	uint64_t p;
+
+	if (!pfnmap_is("mte"))
+		SKIP(return, "this VM has no MTE");
+	map_as(_metadata, self, ANON);
+	*(volatile char *)self->data = 1;
+	ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_READ | PROT_WRITE | PROT_MTE));
+	p = (uintptr_t)self->data;
+	asm volatile(".arch armv8.5-a+memtag\n"
+		     "stg %1, [%0]\n"
+		     "ldg %0, [%0]" : "+r"(p) : "r"(p | tag) : "memory");
+	EXPECT_EQ((uintptr_t)self->data | tag, p);
 }
 
 /* Store and load what the memslot shows now, and see it through the mapping. */
@@ -545,6 +612,41 @@ TEST_F(vma, swapped_during_memslot_creation)
 			TH_LOG("%s", mapping_names[to[i]]);
 		}
 	}
+	close(fd);
+}
+
+/*
+ * KVM waits for the page that it faults in, and the second try fails. KVM must then leave the
+ * mapping to the guest's fault, and must not begin again.
+ */
+TEST_F(vma, memslot_creation_over_page_that_never_comes)
+{
+	bool ended = false;
+	pthread_t thread;
+	void *ret = NULL;
+	unsigned int i;
+	char byte;
+	int fd;
+
+	if (!pfnmap_is("refuse") || !env_is("KVM", "series"))
+		SKIP(return, "KVM faults nothing in here");
+	fd = open("/dev/mixedmap", O_RDWR);
+	ASSERT_LE(0, fd);
+	map_as(_metadata, self, STALLED);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, make_slot, self));
+	for (i = 0; i < 3 && !ended; i++) {
+		EXPECT_EQ(0, read(fd, &byte, 1));
+		ASSERT_EQ(1, write(fd, "", 1));
+		ended = wait_until(!pthread_tryjoin_np(thread, &ret), 5000);
+	}
+	EXPECT_TRUE(ended) TH_LOG("KVM_SET_USER_MEMORY_REGION waits for the page again and again");
+	if (!ended) {
+		/* Another mapping in its place ends that. */
+		map_as(_metadata, self, ANON);
+		write(fd, "", 1);
+		pthread_join(thread, &ret);
+	}
+	EXPECT_EQ(0, (intptr_t)ret);
 	close(fd);
 }
 
@@ -679,23 +781,44 @@ TEST_F(vma, swapped_during_an_instruction_fetch)
 	close(fd);
 }
 
-/* A function that the VMM writes and the guest calls. */
+/*
+ * A function that the VMM writes and the guest calls. Meanwhile, the VMM may make the mapping
+ * read-only and writable again, for which mm changes the entries that are there.
+ */
+static void call_function(struct __test_metadata *_metadata, FIXTURE_DATA(vma) * self,
+			  enum mapping kind, bool change_entries)
+{
+	uint64_t x0 = 0;
+
+	if (kind == COW || faults(kind) || refused(kind))
+		return;
+	map_as(_metadata, self, kind);
+	put_function(self->data + 0x200);
+	if (change_entries) {
+		ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_READ));
+		ASSERT_EQ(0, mprotect(self->data, SLOT, PROT_READ | PROT_WRITE));
+	}
+	ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
+	EXPECT_EQ(0, run(_metadata, self, CALL, DATA_GPA + 0x200, &x0));
+	EXPECT_EQ(executes(kind) ? 77 : ABORTED, x0) TH_LOG("%s", mapping_names[kind]);
+	set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
+}
+
 TEST_F(vma, execution)
 {
 	enum mapping kind;
-	uint64_t x0;
 
-	for (kind = ANON; kind < NR_MAPPINGS; kind++) {
-		if (kind == COW || faults(kind) || refused(kind))
-			continue;
-		map_as(_metadata, self, kind);
-		put_function(self->data + 0x200);
-		ASSERT_EQ(0, set_slot(&self->vm, 1, DATA_GPA, self->data, 0));
-		x0 = 0;
-		EXPECT_EQ(0, run(_metadata, self, CALL, DATA_GPA + 0x200, &x0));
-		EXPECT_EQ(executes(kind) ? 77 : ABORTED, x0) TH_LOG("%s", mapping_names[kind]);
-		set_slot(&self->vm, 1, DATA_GPA, NULL, 0);
-	}
+	for (kind = ANON; kind < NR_MAPPINGS; kind++)
+		call_function(_metadata, self, kind, false);
+}
+
+/* mprotect() leaves the memory type of the entries as it was. The newest KVM goes by the VMA. */
+TEST_F(vma, execution_after_mprotect)
+{
+	enum mapping kind;
+
+	for (kind = ANON; kind < NR_MAPPINGS; kind++)
+		call_function(_metadata, self, kind, true);
 }
 
 TEST_PROGRAM_MAIN(program)
