@@ -5,7 +5,7 @@
 # what the CPU does not have.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| selftest | 6.12-patched newest | newest-debug | --env=VERDICT=wb
+#| selftest | 6.12-patched newest | newest-debug 6.12-64k-patched | --env=VERDICT=wb
 #| | | | --gpu=hopper:0x70000000000:4608M --gpu=blackwell:0x71000000000:4G
 #| selftest-device | 6.12 | 6.12-debug 6.12-16k 6.12-64k | --env=VERDICT=device
 #| | | | --gpu=hopper:0x70000000000:4608M --gpu=blackwell:0x71000000000:4G

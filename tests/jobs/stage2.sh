@@ -7,7 +7,9 @@
 # yes or no: does the CPU have it? MODE is Hyp where the host's kernel is to run at EL1, nVHE.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| patched | 6.12-patched | | --env=PFNMAP=map
+#| patched | 6.12-patched | 6.12-64k-patched | --env=PFNMAP=map
+#| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
+#| patched-guest-64k | | 6.12-64k-patched | --env=PFNMAP=map --guest=6.12-64k-patched
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
 #| stage2 | newest | newest-debug | --env=PFNMAP=map
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
@@ -124,6 +126,8 @@ export BDF REGIONS PFNMAP KVM RESET=bus
 BDF=$(bdf_of GP00)
 REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB"
 take_log > /tmp/boot
+# The size of a block: a table has as many entries of 8 bytes as fit a page.
+block=$((PAGE_SIZE * PAGE_SIZE / 8))
 # The GPU's memory begins at BASE: usemem, resmem, and what is left of the DIMM.
 # shellcheck disable=SC2153
 first=$((BASE)) last=$((BASE + 0xdfffffff)) end=$((BASE + 0x11fffffff))
@@ -145,15 +149,15 @@ map)
 	# shellcheck disable=SC2086
 	nested guest in_guest $usemem $breaks $others $resmem online disk
 	stop_tracing
-	ok stage2.usemem_is_normal_wb stage2_is $first $last normal 0x200000
-	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc 0x200000
-	ok stage2.cacheable_mixedmap_is_normal_wb stage2_is $mixed $mixed_wb_end normal 0x1000
+	ok stage2.usemem_is_normal_wb stage2_is $first $last normal $block
+	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc $block
+	ok stage2.cacheable_mixedmap_is_normal_wb stage2_is $mixed $mixed_wb_end normal "$PAGE_SIZE"
 	ok stage2.write_combining_mixedmap_is_device \
-		stage2_is $((mixed_wb_end + 1)) $mixed_wc_end device 0x1000
+		stage2_is $((mixed_wb_end + 1)) $mixed_wc_end device "$PAGE_SIZE"
 	# The newest goes by the VMA.
 	[ "$KVM" != series ] ||
 		ok stage2.entries_unlike_the_vma_are_device \
-			stage2_is $((mixed_wc_end + 1)) $mixed_end device 0x1000
+			stage2_is $((mixed_wc_end + 1)) $mixed_end device "$PAGE_SIZE"
 	;;
 device)
 	# shellcheck disable=SC2086
@@ -164,9 +168,9 @@ device)
 	# shellcheck disable=SC2086
 	nested guest in_guest $usemem $resmem
 	stop_tracing
-	ok stage2.usemem_is_device stage2_is $first $last device 0x200000
-	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc 0x200000
-	ok stage2.mixedmap_is_device stage2_is $mixed $mixed_end device 0x1000
+	ok stage2.usemem_is_device stage2_is $first $last device $block
+	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc $block
+	ok stage2.mixedmap_is_device stage2_is $mixed $mixed_end device "$PAGE_SIZE"
 	for probe; do ok "breaks.$probe" must_break "$probe"; done
 	ok breaks.online must_break online
 	;;
@@ -180,7 +184,7 @@ refuse)
 	stop_tracing
 	ok stage2.usemem_is_never_mapped stage2_has_none $first $last
 	ok stage2.cacheable_mixedmap_is_never_mapped stage2_has_none $mixed $mixed_wb_end
-	ok stage2.other_mixedmap_is_device stage2_is $((mixed_wb_end + 1)) $mixed_end device 0x1000
+	ok stage2.other_mixedmap_is_device stage2_is $((mixed_wb_end + 1)) $mixed_end device "$PAGE_SIZE"
 	;;
 mte)
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
