@@ -6,8 +6,8 @@
 # is fetched without installing.
 FETCH_PACKAGES=(e2fsprogs kmod mmdebstrap patchelf perl xz-utils)
 HOST_PACKAGES=("${FETCH_PACKAGES[@]}" acpica-tools bc bison ccache cpio flex gcc
-	gcc-aarch64-linux-gnu libc6-dev libc6-dev-arm64-cross libelf-dev libssl-dev make patch
-	python3)
+	gcc-aarch64-linux-gnu git libc6-dev libc6-dev-arm64-cross libelf-dev libssl-dev make
+	patch python3)
 
 apt_install() {
 	DEBIAN_FRONTEND=noninteractive timeout 1800 \

@@ -380,24 +380,61 @@ describe() {
 	echo "$about" > "$dir/about"
 }
 
-# The series for 6.12 without its cover letter.
-mapfile -t SERIES < <(find "$TOP/patches/linux-6.12" -name '0*.patch' ! -name '0000-*' | sort)
+# series VERSION: print the paths of the patches for it, without the cover letter.
+series() { find "$TOP/patches/linux-$1" -name '0*.patch' ! -name '0000-*' | sort; }
 
-# apply_series TREE: patch a kernel tree. A patch that applies with fuzz is an error.
+# shellcheck disable=SC2034
+mapfile -t SERIES < <(series 6.12)
+
+# own_git: hide the user's configuration from git, which may have hooks or sign commits, and the
+# variables of another git, which may run this script. For subshells.
+own_git() {
+	# shellcheck disable=SC2046
+	unset $(git rev-parse --local-env-vars)
+	export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
+	export GIT_{AUTHOR,COMMITTER}_NAME=nvgrace_gpu
+	export GIT_{AUTHOR,COMMITTER}_EMAIL=nvgrace_gpu@localhost
+}
+
+# tree_git TREE COMMAND...: run git in a kernel tree.
+tree_git() (
+	own_git
+	git -C "$@" < /dev/null
+)
+
+# begin_series TREE VERSION: make a kernel tree a git repository of the files that the series
+# touches. git am needs no others, and these take a second.
+begin_series() {
+	local f files=()
+	while read -r f; do
+		# A patch of the series may be the one that adds this file.
+		[ ! -e "$1/$f" ] || files+=("$f")
+	done < <(series "$2" | xargs sed -n 's|^--- a/||p' | sort -u)
+	tree_git "$1" init -q &&
+		tree_git "$1" add -f "${files[@]}" &&
+		tree_git "$1" commit -q -m base
+}
+
+# apply_series TREE: patch a tree of 6.12 as the documents say, with git am, which accepts no fuzz.
+# It replaces files, so other hard links to them keep what they have.
 apply_series() {
 	local p log
 	log=$(log_file series.log)
-	: > "$log"
+	begin_series "$1" 6.12 > "$log" 2>&1 ||
+		die_log "$log" "git could not make a repository of $1"
 	for p in "${SERIES[@]}"; do
-		patch -d "$1" -p1 --fuzz=0 --no-backup-if-mismatch -i "$p" >> "$log" 2>&1 ||
-			die_log "$log" "${p#"$TOP/"} does not apply: $(grep -m 1 FAILED "$log")"
+		tree_git "$1" am "$p" >> "$log" 2>&1 ||
+			die_log "$log" "${p#"$TOP/"} does not apply:" \
+				"$(sed -n '/^error: /{s///p;q}' "$log")"
 	done
+	# kbuild would add a "+" to the release of a tree that has a repository.
+	rm -rf "$1/.git"
 }
 
 # has_series NAME: is this kernel built with the series?
 has_series() { [[ $(kernel_row "$1") = *patches ]]; }
 
-# fill_built NAME SOURCE DIR: the source is hard links, and patch replaces a file. The build is a
+# fill_built NAME SOURCE DIR: the source is hard links, and git replaces a file. The build is a
 # directory in it, so that kbuild's paths are relative, and both can be moved and copied.
 fill_built() {
 	local name=$1 source=$2 dir=$3 log=$3/build.log about
