@@ -331,23 +331,38 @@ configure() {
 	[ -z "$lost" ] || die "$1 does not take from tests/rig/kernel*.config: ${lost//$'\n'/ }"
 }
 
+# fill_debian_config DIR: one file for each flavour.
+fill_debian_config() {
+	local flavour
+	trixie arm64 linux-config-6.12 "$1/tree"
+	for flavour in arm64 arm64-16k; do
+		xz -dc "$1/tree/usr/src/linux-config-6.12/config.arm64_none_$flavour.xz" \
+			> "$1/$flavour"
+	done
+	rm -rf "$1/tree"
+}
+
+# debian_config REVISION: print the directory of Debian's configurations of 6.12. They are fetched
+# once for each revision of the source.
+debian_config() {
+	cached "config-$1-$RECIPE" "fetching Debian's configuration of Linux 6.12" - \
+		fill_debian_config
+}
+
 # Guests with a GPU need these modules, whatever the machine has loaded.
 FOR_GUESTS=(vfio_pci vfio_iommu_type1 vhost_net vhost_vsock tun)
 
-# configure_debian PAGES LSMOD SOURCE OUT LOG: configure as Debian's 6.12, with pages of 4k, 16k or
-# 64k, and only the modules in the file LSMOD if that is not empty. Debian's file names no key, so
-# kbuild makes one to sign modules. Debugging information, and with it BTF, is off: it takes much
-# time and disk.
+# configure_debian PAGES LSMOD CONFIG SOURCE OUT LOG: configure as Debian's 6.12, with pages of 4k,
+# 16k or 64k, and only the modules in the file LSMOD if that is not empty. CONFIG is what
+# debian_config printed. It names no key, so kbuild makes one to sign modules. Debugging
+# information, and with it BTF, is off: it takes much time and disk.
 configure_debian() {
-	local pages=$1 lsmod=$2 source=$3 out=$4 log=$5 flavour=arm64 options=() kbuild
+	local pages=$1 lsmod=$2 config=$3 source=$4 out=$5 log=$6 flavour=arm64 options=() kbuild
 	kbuild=(make -C "$source" O="$out" "${KARCH[@]}" CC="$KCC")
 	[ "$pages" != 16k ] || flavour=arm64-16k
 	# Debian has no flavour with pages of this size.
 	[ "$pages" != 64k ] || options=(-d ARM64_4K_PAGES -e ARM64_64K_PAGES)
-	trixie arm64 linux-config-6.12 "$out/debian"
-	xz -dc "$out/debian/usr/src/linux-config-6.12/config.arm64_none_$flavour.xz" \
-		> "$out/.config"
-	rm -rf "$out/debian"
+	cp "$config/$flavour" "$out/.config"
 	"$source/scripts/config" --file "$out/.config" "${options[@]}" \
 		--set-str LOCALVERSION "-nvgrace-$pages" \
 		-d DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT -e DEBUG_INFO_NONE
