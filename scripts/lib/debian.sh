@@ -73,6 +73,15 @@ need_package_lists() {
 			"is this Debian 12 or newer, with its security updates?"
 }
 
+# security_lists_date: print when Debian made its newest list of security updates that apt has here,
+# in seconds since 1970, or nothing if apt has none.
+security_lists_date() {
+	local lists
+	eval "$(apt-config shell lists Dir::State::Lists/d)"
+	find "$lists" -maxdepth 1 -name '*_dists_*-security_*Release' \
+		-exec sed -n 's/^Date: //p' {} + | date -f - +%s | sort -n | tail -n 1
+}
+
 # mirror: print the first Debian mirror of the machine's own apt configuration.
 mirror() {
 	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2> /dev/null |
