@@ -91,6 +91,13 @@ static inline int vm_set_reg(const struct vm *vm, uint64_t id, uint64_t value)
 	return ioctl(vm->vcpu, KVM_SET_ONE_REG, &reg) ? -errno : 0;
 }
 
+static inline int vm_get_reg(const struct vm *vm, uint64_t id, uint64_t *value)
+{
+	struct kvm_one_reg reg = { .id = id, .addr = (uintptr_t)value };
+
+	return ioctl(vm->vcpu, KVM_GET_ONE_REG, &reg) ? -errno : 0;
+}
+
 static inline int vm_run(const struct vm *vm)
 {
 	return ioctl(vm->vcpu, KVM_RUN, 0) ? -errno : 0;

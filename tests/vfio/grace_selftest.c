@@ -391,8 +391,7 @@ static void set_reg(const struct machine *m, uint64_t id, uint64_t value)
 
 static void open_vm(struct machine *m)
 {
-	struct kvm_one_reg mmfr2 = { .id = ID_AA64MMFR2_EL1 };
-	uint64_t *table, value = 0, ctr;
+	uint64_t *table, mmfr2, ctr;
 	int ret;
 
 	ret = vm_open(&m->vm, false);
@@ -419,9 +418,11 @@ static void open_vm(struct machine *m)
 	set_reg(m, SCTLR_EL1, SCTLR);
 	set_reg(m, VBAR_EL1, CODE_GPA);
 
-	mmfr2.addr = (uintptr_t)&value;
-	ioctl(m->vm.vcpu, KVM_GET_ONE_REG, &mmfr2);
-	m->fwb = value >> 40 & 0xf;
+	ret = vm_get_reg(&m->vm, ID_AA64MMFR2_EL1, &mmfr2);
+	if (ret)
+		cannot("KVM does not read ID_AA64MMFR2_EL1, which has FEAT_S2FWB: %s",
+		       strerror(-ret));
+	m->fwb = mmfr2 >> 40 & 0xf;
 	asm volatile("mrs %0, ctr_el0" : "=r" (ctr));
 	m->dic = ctr >> 29 & 1;
 	m->reported = ioctl(m->vm.fd, KVM_CHECK_EXTENSION,
