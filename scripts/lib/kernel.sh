@@ -398,7 +398,6 @@ describe() {
 # series VERSION: print the paths of the patches for it, without the cover letter.
 series() { find "$TOP/patches/linux-$1" -name '0*.patch' ! -name '0000-*' | sort; }
 
-# shellcheck disable=SC2034
 mapfile -t SERIES < <(series 6.12)
 
 # own_git: hide the user's configuration from git, which may have hooks or sign commits, and the
