@@ -184,7 +184,8 @@ refuse)
 	stop_tracing
 	ok stage2.usemem_is_never_mapped stage2_has_none $first $last
 	ok stage2.cacheable_mixedmap_is_never_mapped stage2_has_none $mixed $mixed_wb_end
-	ok stage2.other_mixedmap_is_device stage2_is $((mixed_wb_end + 1)) $mixed_end device "$PAGE_SIZE"
+	ok stage2.other_mixedmap_is_device \
+		stage2_is $((mixed_wb_end + 1)) $mixed_end device "$PAGE_SIZE"
 	;;
 mte)
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
