@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
 # Four GPUs that module nvidia has, which behaves like NVIDIA's driver for the host: what keeps a
-# GPU in use, what an unbind does then, and the memory that goes with the driver.
+# GPU in use, what an unbind does then, and the memory that goes with the driver. Then how the tool
+# takes a GPU from it.
 #
 #| part | make check | make check-all adds | scripts/rig run
 #| nvidia | newest | 6.12 newest-debug | --programs=hold
@@ -243,6 +244,205 @@ nothing_is_left() {
 	rmmod nvidia && [ ! -e $proc ] && ! grep NVIDIA /proc/iomem && ! grep nvidia /proc/devices
 }
 
+# ---- the tool takes GPUs
+
+tool() { python3 /bin/nvgrace-gpu "$@"; }
+
+# make_nvidia_smi: a command that shows and sets persistence mode. Like NVIDIA's, it opens the GPU.
+make_nvidia_smi() {
+	cat > /bin/nvidia-smi << 'EOF'
+#!/bin/sh
+gpus=$(ls /proc/driver/nvidia/gpus) mode='' query=''
+while [ $# != 0 ]; do
+	case $1 in
+	-i) gpus=$2; shift ;;
+	--id=*) gpus=${1#*=} ;;
+	-pm) mode=$2; shift ;;
+	--persistence-mode=*) mode=${1#*=} ;;
+	--query-gpu=*) query=${1#*=} ;;
+	--format=csv,noheader*) ;;
+	*) echo "Invalid combination of input arguments: $1"; exit 2 ;;
+	esac
+	shift
+done
+for gpu in $gpus; do
+	minor=$(sed -n 's/^Device Minor:[ \t]*//p' "/proc/driver/nvidia/gpus/$gpu/information")
+	exec 3< "/dev/nvidia${minor:-none}" || { echo 'No devices were found'; exit 6; }
+	file=/sys/kernel/debug/nvidia/$gpu/persistence
+	[ -z "$mode" ] || echo "$mode" > "$file"
+	row=
+	for field in $(echo "$query" | tr , ' '); do
+		case $field in
+		persistence_mode) [ "$(cat "$file")" = 1 ] && value=Enabled || value=Disabled ;;
+		pci.bus_id | gpu_bus_id) value=0000$(echo "$gpu" | tr a-f A-F) ;;
+		index) value=$minor ;;
+		*) echo "Field \"$field\" is not a valid field to query."; exit 2 ;;
+		esac
+		row=$row${row:+, }$value
+	done
+	[ -z "$row" ] || echo "$row"
+done
+EOF
+	chmod +x /bin/nvidia-smi && [ "$(nvidia-smi -i "$B" --query-gpu=persistence_mode \
+		--format=csv,noheader)" = Disabled ]
+}
+
+# says TEXT...: the output of the last command has each.
+says() {
+	cat /tmp/out
+	for text; do grep -qF -e "$text" /tmp/out || return 1; done
+}
+
+# refused COMMAND...: it ends with 1, and no write was made to the GPU that it names last.
+refused() {
+	"$@" > /tmp/out 2>&1
+	refused_rc=$?
+	cat /tmp/out
+	for bdf; do :; done
+	[ $refused_rc = 1 ] && bound_to "$bdf" nvidia && no_override "$bdf" && has_ram "$bdf"
+}
+no_override() { [ "$(cat "$dev/$1/driver_override")" = '(null)' ]; }
+
+# take GPU, give_back GPU: with all that comes and goes with it.
+take() {
+	tool bind "$1" && bound_to "$1" nvgrace_gpu && ! has_ram "$1" && [ ! -e "$proc/gpus/$1" ]
+}
+give_back() { tool unbind "$1" && bound_to "$1" nvidia && no_override "$1" && has_ram "$1"; }
+take_and_give_back() { take "$1" && give_back "$1"; }
+
+# checked GPU TEXT...: check names each text as a user of the GPU.
+checked() {
+	bdf=$1
+	shift
+	tool check --json > /tmp/check.json
+	python3 - "$bdf" "$@" << 'EOF'
+import json, sys
+rows = [c for c in json.load(open("/tmp/check.json"))["checks"]
+        if c["name"] == "gpu.users" and c["gpu"] == sys.argv[1]]
+print(rows)
+text = "\n".join(c["text"] + "\n" + "\n".join(c["cure"]) for c in rows)
+sys.exit(not rows or any(t not in text for t in sys.argv[2:]))
+EOF
+}
+
+tool_cuda_on_another() {
+	use "$B" || return 1
+	take_and_give_back "$A" && refused tool bind "$B" && says "$user" tail &&
+		checked "$B" "$user" && stop_user && take_and_give_back "$B"
+}
+
+# A dry run warns, prints the writes and makes none.
+tool_dry_run() {
+	use "$B" || return 1
+	tool bind -n "$B" > /tmp/out 2>&1 && says "$user" driver_override && bound_to "$B" nvidia &&
+		no_override "$B"
+	dry_rc=$?
+	stop_user
+	return $dry_rc
+}
+
+tool_waits() {
+	use "$B" || return 1
+	tool bind --wait "$B" > /tmp/out 2>&1 &
+	tool=$!
+	soon grep "$user" /tmp/out && bound_to "$B" nvidia || return 1
+	stop_user
+	wait $tool && bound_to "$B" nvgrace_gpu && give_back "$B"
+}
+
+# interruptible COMMAND...: Ctrl-C reaches it. A shell ignores that for what is in the background.
+interruptible() {
+	python3 -c 'import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.execvp(sys.argv[1], sys.argv[1:])' "$@"
+}
+
+tool_wait_is_interrupted() {
+	use "$B" || return 1
+	interruptible python3 /bin/nvgrace-gpu bind --wait "$B" > /tmp/out 2>&1 &
+	tool=$!
+	soon grep "$user" /tmp/out && kill -INT $tool || return 1
+	wait $tool
+	[ $? = 130 ] && bound_to "$B" nvidia && no_override "$B" && stop_user
+}
+
+tool_persistence_mode() {
+	nvidia-smi -i "$A" -pm 1 && refused tool bind "$A" && says "nvidia-smi -i $A -pm 0" &&
+		checked "$A" "nvidia-smi -i $A -pm 0" && nvidia-smi -i "$A" -pm 0 &&
+		take_and_give_back "$A"
+}
+
+tool_persistenced() {
+	printf '#!/usr/bin/python3\nimport signal\nsignal.pause()\n' > /tmp/nvidia-persistenced
+	chmod +x /tmp/nvidia-persistenced
+	/tmp/nvidia-persistenced < "$(node_of "$A")" &
+	user=$!
+	soon users "$A" 1 && refused tool bind "$A" && says "$user" nvidia-persiste &&
+		checked "$A" "$user" nvidia-persiste && stop_user && take_and_give_back "$A"
+}
+
+tool_uvm() {
+	insmod /modules/nvidia_uvm.ko "gpus=$(minor_of "$A")" || return 1
+	take_and_give_back "$B" && refused tool bind "$A" && says nvidia_uvm &&
+		checked "$A" nvidia_uvm && rmmod nvidia_uvm && take_and_give_back "$A"
+}
+
+# No file shows what keeps the GPU in use. The tool gives up and says what the kernel said. Asked
+# again, it refuses.
+tool_stuck() {
+	count "$C" lost 1
+	tool bind "$C" > /tmp/out 2>&1
+	[ $? = 1 ] && says 'non-zero usage count' || return 1
+	tool bind "$C" > /tmp/out 2>&1
+	[ $? = 1 ] && says "$C" && released
+}
+
+# released: remove of C ends, nothing has changed the override, and the driver gets C back.
+released() {
+	count "$C" lost 0 && soon [ ! -e "$proc/gpus/$C" ] && no_override "$C" &&
+		bind_nvidia "$C" && has_ram "$C"
+}
+
+# killed SIGNAL STATUS: the tool, while the unbind hangs.
+killed() {
+	count "$C" lost 1
+	lines=$(dmesg | wc -l)
+	interruptible python3 /bin/nvgrace-gpu bind "$C" > /tmp/out 2>&1 &
+	tool=$!
+	soon logged "$lines" 'non-zero usage count' || return 1
+	kill "-$1" $tool
+	wait $tool
+	[ $? = "$2" ] && released && take_and_give_back "$C"
+}
+
+# Three of the four are bound, and the end says which.
+tool_third_is_stuck() {
+	count "$C" lost 1
+	tool bind "$A" "$B" "$C" "$D" > /tmp/out 2>&1
+	[ $? = 1 ] && says 'non-zero usage count' "$A" "$B" "$C" "$D" || return 1
+	for bdf in $A $B $D; do bound_to "$bdf" nvgrace_gpu || return 1; done
+	released && for bdf in $A $B $D; do give_back "$bdf" || return 1; done
+}
+
+tool_all_or_none() {
+	count "$C" lost 1
+	tool bind --all-or-none "$A" "$B" "$C" "$D" > /tmp/out 2>&1
+	[ $? = 1 ] && says 'non-zero usage count' "$C" || return 1
+	for bdf in $A $B $D; do
+		bound_to "$bdf" nvidia && no_override "$bdf" && has_ram "$bdf" || return 1
+	done
+	released
+}
+
+# The tool sees that C is in use, and refuses before it takes any GPU.
+tool_all_or_none_refuses_first() {
+	use "$C" || return 1
+	lines=$(dmesg | wc -l)
+	refused tool bind --all-or-none "$A" "$B" "$D" "$C" && says "$user" &&
+		! logged "$lines" NVRM && stop_user || return 1
+	for bdf in $A $B $D; do bound_to "$bdf" nvidia && no_override "$bdf" || return 1; done
+}
+
 user=
 A=$(bdf_of GP00) B=$(bdf_of GP01) C=$(bdf_of GP02) D=$(bdf_of GP03)
 take_log > /dev/null
@@ -262,6 +462,22 @@ ok uvm.uses uvm_uses
 ok uvm.too_late uvm_too_late
 ok stuck stuck
 ok stuck.override stuck_override
+ok tool.nvidia_smi make_nvidia_smi
+ok tool.idle take_and_give_back "$A"
+ok tool.cuda_on_another tool_cuda_on_another
+ok tool.dry_run tool_dry_run
+ok tool.waits tool_waits
+ok tool.wait_is_interrupted tool_wait_is_interrupted
+ok tool.persistence_mode tool_persistence_mode
+ok tool.persistenced tool_persistenced
+ok tool.uvm tool_uvm
+ok tool.stuck tool_stuck
+ok tool.interrupted killed INT 130
+ok tool.terminated killed TERM 143
+ok tool.killed killed KILL 137
+ok tool.third_is_stuck tool_third_is_stuck
+ok tool.all_or_none tool_all_or_none
+ok tool.all_or_none_refuses_first tool_all_or_none_refuses_first
 let_go
 ok unload.nothing_is_left nothing_is_left
 ok unload.nvgrace_gpu rmmod nvgrace_gpu
