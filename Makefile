@@ -75,7 +75,11 @@ dkms-source:
 	mkdir -p $(DKMS_DIR)
 	cp Kbuild Kconfig Makefile dkms.conf nvgrace_gpu*.[ch] $(DKMS_DIR)
 
-dkms-install: dkms-source
+# DKMS may have this version already: from an install before, or for a kernel that it skipped.
+dkms-install:
+	if dkms status -m nvgrace-gpu -v $(VERSION) | grep -q .; then \
+		dkms remove nvgrace-gpu/$(VERSION) --all; fi
+	$(MAKE) dkms-source
 	dkms add nvgrace-gpu/$(VERSION)
 	dkms install nvgrace-gpu/$(VERSION) -k $(KRELEASE)
 

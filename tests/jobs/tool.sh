@@ -48,9 +48,9 @@ refused() {
 
 # ---- check
 
-# names FILE: what there is to fix, with the GPU, a line each.
+# names FILE: what is to fix or a risk, with the GPU, a line each.
 names() {
-	awk '/^[0-9a-f]+:/ { gpu = $1 } /^fix / { sub(":$", "", $2); print gpu, $2 }' "$1" | sort
+	awk '/^[0-9a-f]+:/ { gpu = $1 } /^(fix|risk) / { sub(":$", "", $2); print gpu, $2 }' "$1" | sort
 }
 
 # fault NAME CURE: check names this fault and none but those from before, with this cure.
@@ -96,9 +96,10 @@ user_list() {
 check_json() {
 	tool check --json | python3 -c 'import json, sys
 report = json.load(sys.stdin)
-counts = [sum(c["status"] == s for c in report["checks"]) for s in ("ok", "fix", "cannot tell")]
-assert counts == [report["ok"], report["fix"], report["cannot_tell"]], counts
-assert all(c["cure"] for c in report["checks"] if c["status"] == "fix")'
+statuses = ("ok", "fix", "risk", "cannot tell")
+counts = [sum(c["status"] == s for c in report["checks"]) for s in statuses]
+assert counts == [report[s.replace(" ", "_")] for s in statuses], counts
+assert all(c["cure"] or c["advice"] for c in report["checks"] if c["status"] in ("fix", "risk"))'
 }
 
 # ---- bind
@@ -157,7 +158,7 @@ link_down() {
 	refused 'a failure code' tool bind "$A"
 	link_rc=$?
 	knob "$A" c2c_link 0xff
-	[ $link_rc = 0 ] && grep -q 'power cycle' /tmp/out && unbound "$A" &&
+	[ $link_rc = 0 ] && grep -q 'switch its power off' /tmp/out && unbound "$A" &&
 		[ "$(cat "$dev/$A/driver_override")" = '(null)' ]
 }
 

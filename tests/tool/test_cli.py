@@ -90,6 +90,7 @@ class Program(Case):
     def test_files_that_cannot_be_read(self):
         """A user's view of root's files, without being one."""
         self.machine.add_gpu(GPU, driver=None)
+        self.machine.become("me")
         real, secret = self.machine.read_bytes, ("config", "SSDT1")
 
         def read_bytes(name, size=-1):

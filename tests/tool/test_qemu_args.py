@@ -177,7 +177,8 @@ qemu-system-aarch64 -M virt,gic-version=3,accel=kvm,highmem-mmio-size=512G \\
 
     def test_intree_driver(self):
         """It has no files in sysfs, so VFIO tells the sizes."""
-        self.machine.add_gpu(A, driver="nvgrace-gpu-vfio-pci")
+        self.machine.add_gpu(A)
+        self.machine.intree(A)
         self.consistent(self.line(), [A], 9)
 
 
@@ -212,7 +213,7 @@ class Refused(Case):
     def test_two_drivers(self):
         self.machine.add_gpu(A)
         self.machine.add_gpu(C)
-        self.machine.bound(C, "nvgrace-gpu-vfio-pci")
+        self.machine.intree(C)
         self.no("their layouts may differ")
 
     def test_group_of_the_host(self):
@@ -231,6 +232,11 @@ class Refused(Case):
         self.machine.add_gpu(A, "GB300")
         self.machine.caps[165] = 40
         self.no("this CPU gives guests 40 bits of address")
+        # The window has 2 TiB and begins at 2 TiB, so that it ends with 42 bits.
+        self.machine.caps[165] = 41
+        self.no("ends at 0x40000000000, and this CPU gives guests 41 bits")
+        self.machine.caps[165] = 42
+        self.output("qemu-args")
 
     def test_too_many_nodes(self):
         for i in range(5):
@@ -260,7 +266,7 @@ class Refused(Case):
         self.machine.add_gpu(A)
         self.no("--container rules out", "--smmu", "--container")
         self.machine.drop("/dev/iommu")
-        self.no("-e IOMMUFD", "--smmu")
+        self.no("built with CONFIG_IOMMUFD", "--smmu")
 
     def test_smmu_of_an_old_qemu(self):
         self.machine.add_gpu(A)
@@ -268,7 +274,8 @@ class Refused(Case):
         self.no("no arm-smmuv3 with accel=", "--smmu")
 
     def test_sizes_cannot_be_told(self):
-        self.machine.add_gpu(A, driver="nvgrace-gpu-vfio-pci")
+        self.machine.add_gpu(A)
+        self.machine.intree(A)
         self.machine.drop("/dev/vfio")
         self.no("the sizes of its BARs cannot be told")
 
@@ -309,8 +316,9 @@ class Libvirt(Printed):
         self.assertEqual(arguments.count("-numa"), 16)
         self.assertEqual([c.get("cpus") for c in domain.findall("cpu/numa/cell")],
                          ["0-7", "8-15"])
-        self.assertEqual([n.get("nodeset") for n in domain.findall("numatune/memnode")],
-                         ["0", "1"])
+        self.assertEqual([(n.get("nodeset"), n.get("mode"))
+                          for n in domain.findall("numatune/memnode")],
+                         [("0", "strict"), ("1", "strict")])
 
     def test_libvirt_without_iommufd(self):
         self.machine.add_gpu(A)

@@ -1,36 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Cures: commands to paste; and the meaning of the driver's messages."""
+"""Cures: commands to paste as root, or advice; and the meaning of the driver's messages."""
 
 import re
 
-INSTALL = "make KDIR=/lib/modules/$(uname -r)/build && make install && depmod"
-POWER_CYCLE = "ipmitool chassis power cycle"
+
+class Advice(str):
+    """A cure that is not a command, but a sentence to read."""
+
+    def format(self, **values):
+        return Advice(super().format(**values))
+
+
 SETUP = "systemctl reboot --firmware-setup"
+SMMU_ON = Advice("reboot into the firmware's setup (%s), and switch the SMMU on" % SETUP)
+POWER_CYCLE = Advice("shut the host down, switch its power off and on again, and read the BMC's "
+                     "log")
+NEW_FIRMWARE = Advice("update the machine's firmware, as its vendor says")
+GRACE_CPU = Advice("use a machine with Grace's CPU, Neoverse-V2")
+REBOOT = Advice("then reboot")
 # format() puts a GPU's address in.
 RESCAN = "echo 1 > /sys/bus/pci/devices/{bdf}/remove; echo 1 > /sys/bus/pci/rescan"
-SERIES = ("cd linux-6.12.y && git am "
-          "$(ls ../nvgrace_gpu/patches/linux-6.12/0*.patch | grep -v /0000-)")
-
-
-def newer_kernel(host):
-    if re.search(r"^ID=[\"']?debian", host.read_or("/etc/os-release", ""), re.M):
-        return ('apt-get install -t "$(. /etc/os-release; echo $VERSION_CODENAME)-backports" '
-                "linux-image-arm64")
-    return "uname -r    # install Linux 6.17 or newer, or 6.12 with patches/linux-6.12"
-
-
-def edit_command_line(expression):
-    """How to change the kernel's command line with an expression of sed -E."""
-    return "sed -i -E '%s' /etc/default/grub && update-grub && reboot" % expression
-
-
-REALLOC = edit_command_line('s/^GRUB_CMDLINE_LINUX="/&pci=realloc /')
+RESET = "echo 1 > /sys/bus/pci/devices/{bdf}/reset"
 
 
 def configure(*options):
-    """How to build a kernel with these options."""
-    return "scripts/config %s && make olddefconfig    # in the kernel's source; then build" % (
-        " ".join("-e " + o for o in options))
+    """Which options a kernel has to be built with."""
+    return Advice("run a kernel that is built with " +
+                  " and ".join("CONFIG_" + option for option in options))
 
 
 # A message with which the driver refuses a GPU, its meaning, and the cure; see trouble.rst.
@@ -38,21 +34,19 @@ TROUBLE = (
     (r"without nvidia,gpu-mem-size|gpu-mem-size: 0x0 means|C2C link\) reads (?!0x0,).*, a failure",
      "the C2C link did not come up", POWER_CYCLE),
     (r"without nvidia,gpu-mem-base-pa|not an unsigned 64-bit|is not a multiple of|is beyond |"
-     r"wraps around|ends beyond what", "firmware names no usable memory: update the firmware",
-     "fwupdmgr update"),
-    (r"overlaps System RAM", "the kernel uses the memory already", "grep 'System RAM' /proc/iomem"),
+     r"wraps around|ends beyond what", "firmware names no usable memory", NEW_FIRMWARE),
+    (r"overlaps System RAM", "the kernel uses the memory already",
+     Advice("unbind the driver that onlined it: NVIDIA's takes its memory with it")),
     (r"BAR0: .* is in use|usemem .* is in use|resmem .* is in use", "another driver has claimed it",
-     "cat /proc/iomem"),
-    (r"not ready after \d+ s", "link or memory training did not end",
-     "nvgrace-gpu bind {bdf}    # again; if it does not help: " + POWER_CYCLE),
+     Advice("unbind the driver that /proc/iomem names")),
+    (r"not ready after \d+ s", "link or memory training did not end; if it does not end the second "
+     "time either, power-cycle the host", "nvgrace-gpu bind {bdf}"),
     (r"the GPU is gone", "the GPU is off the bus", RESCAN),
-    (r"no IOMMU", "the SMMU is off", SETUP),
-    (r"cannot be enabled", "a BAR has no address: have the kernel assign them again",
-     REALLOC),
-    (r"is too small to split|is too large", "firmware names memory of a wrong size: update it",
-     "fwupdmgr update"),
-    (r"DVSEC at config offset", "the GPU stopped answering config reads",
-     "echo 1 > /sys/bus/pci/devices/{bdf}/reset"),
+    (r"no IOMMU", "the SMMU is off", SMMU_ON),
+    (r"cannot be enabled", "a BAR has no address",
+     Advice("boot with pci=realloc, with which the kernel assigns them again")),
+    (r"is too small to split|is too large", "firmware names memory of a wrong size", NEW_FIRMWARE),
+    (r"DVSEC at config offset", "the GPU stopped answering config reads", RESET),
 )
 
 

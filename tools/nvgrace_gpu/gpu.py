@@ -13,8 +13,7 @@ from .host import Refused, Unknown
 # The name of the module and of the driver; and that of the kernel's own for the same GPUs, which
 # a build with DROPIN=1 has, too: see our_driver().
 DRIVER, INTREE = "nvgrace_gpu", "nvgrace_gpu_vfio_pci"
-INTREE_DRIVER = "nvgrace-gpu-vfio-pci"
-COHERENT_DRIVERS = (DRIVER, INTREE, INTREE_DRIVER)
+COHERENT_DRIVERS = (DRIVER, INTREE)
 
 NVIDIA = 0x10DE
 IDS = {0x2342: "GH200", 0x2345: "GH200", 0x2348: "GH200", 0x2941: "GB200", 0x31C2: "GB300"}

@@ -25,6 +25,11 @@ class Refused(Exception):
     """The tool cannot do it; the text says why, and what to do."""
 
 
+def printable(text):
+    """A text whose control characters do nothing to a terminal: ESC is \\x1b."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda m: "\\x%02x" % ord(m.group()), text)
+
+
 class Host:
     """A machine, below a root. Tests replace all that is not a file."""
 
@@ -41,7 +46,7 @@ class Host:
 
     def read(self, name):
         with open(self.path(name), encoding="utf-8", errors="replace") as f:
-            return f.read().strip()
+            return printable(f.read().strip())
 
     def read_or(self, name, default=None):
         try:
@@ -85,9 +90,10 @@ class Host:
             os.close(fd)
 
     def save(self, name, text):
-        """Make a file, or replace it; nobody sees half of it."""
+        """Make a file that all may read, or replace it; nobody sees half of it."""
         os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
         with open(self.path(name) + ".new", "w", encoding="utf-8") as f:
+            os.fchmod(f.fileno(), 0o644)
             f.write(text)
         os.replace(self.path(name) + ".new", self.path(name))
 
@@ -96,7 +102,9 @@ class Host:
             os.unlink(self.path(name))
 
     def program(self, name):
-        """The path of a program, or None."""
+        """The path of a program, or None; a name with a slash is a path already."""
+        if "/" in name:
+            return self.path(name)
         for directory in ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin",
                           "/bin"):
             path = self.path(directory + "/" + name)
@@ -106,6 +114,13 @@ class Host:
 
     def run(self, *command):
         """Run a program of that machine; returns what it printed."""
+        status, output = self.ask(*command)
+        if status:
+            raise Unknown("%s: %s" % (command[0], output.strip() or "failed"))
+        return output
+
+    def ask(self, *command):
+        """The same for a program whose exit status is an answer: (status, what it printed)."""
         path = self.program(command[0])
         if not path:
             raise Unknown("%s is not installed" % command[0])
@@ -115,9 +130,7 @@ class Host:
                                   universal_newlines=True, timeout=60, check=False)
         except subprocess.TimeoutExpired:
             raise Unknown("%s did not end" % command[0]) from None
-        if done.returncode:
-            raise Unknown("%s: %s" % (command[0], done.stdout.strip() or "failed"))
-        return done.stdout
+        return done.returncode, done.stdout
 
     def once(self, key, function):
         """Return or raise again what the function did the first time."""
@@ -167,7 +180,7 @@ class Host:
         raise Unknown("there is no " + " and no ".join(names[:2]))
 
     def log(self):
-        """The messages of the kernel that are still in its buffer, or on disk since boot."""
+        """The kernel's own messages that are still in its buffer; programs write there, too."""
         return self.once("log", self._log)
 
     def _log(self):
@@ -186,8 +199,9 @@ class Host:
                 lines.append(data)
         finally:
             os.close(fd)
-        text = b"".join(lines).decode(errors="replace")
-        return re.findall(r"^\d+,\d+,\d+,[^;\n]*;(.*)$", text, re.M)
+        text = printable(b"".join(lines).decode(errors="replace"))
+        # The first number is 8 * facility + level; facility 0 is the kernel's.
+        return re.findall(r"^[0-7],\d+,\d+,[^;\n]*;(.*)$", text, re.M)
 
     def boot_log(self):
         """The kernel's messages, with what was written to disk after boot."""
@@ -271,21 +285,29 @@ class Host:
         """An exception as the words after "cannot tell"."""
         if isinstance(error, OSError):
             name = self.name(error.filename) if isinstance(error.filename, str) else None
-            hint = "; try as root" if error.errno in (errno.EACCES, errno.EPERM) else ""
+            hint = ""
+            if error.errno in (errno.EACCES, errno.EPERM):
+                root = self.read_or("/proc/self/status") and self.is_root()
+                hint = "; the kernel's lockdown may forbid it" if root else "; try as root"
             return (name + ": " if name else "") + (error.strerror or str(error)) + hint
         return str(error) or type(error).__name__
 
 
 class Account:
-    """The user who will run QEMU: that of this process, or one by name."""
+    """The user who will run QEMU: that of this process, or one by name.
+
+    not_qemu is what to add to an answer about root, since QEMU often runs as another user.
+    """
 
     def __init__(self, host, name=None):
-        self.host = host
+        self.host, self.not_qemu = host, ""
         if name is None:
             self.uid = int(host.status("Uid")[1])
             self.gids = {int(host.status("Gid")[1]), *map(int, host.status("Groups"))}
             self.capabilities = int(host.status("CapEff")[0], 16)
             self.name = self.uid and '"$USER"' or "root"
+            if not self.uid:
+                self.not_qemu = "; for QEMU of another user: check --user NAME"
             return
         self.name, self.capabilities = name, 0
         for line in host.read("/etc/passwd").splitlines():
@@ -296,13 +318,22 @@ class Account:
                 self.uid, self.gids = int(fields[2]), {int(fields[3])}
                 break
         else:
-            raise Refused("/etc/passwd has no user '%s'" % name)
+            self.ask_id(name)
+            return
         for line in host.read_or("/etc/group", "").splitlines():
             fields = line.split(":")
             if len(fields) > 3 and fields[2].isdigit() and name in fields[3].split(","):
                 self.gids.add(int(fields[2]))
         if not self.uid:
             self.capabilities = ~0
+
+    def ask_id(self, name):
+        """A user who is not in /etc/passwd but in LDAP, for example: id knows them."""
+        try:
+            self.uid = int(self.host.run("id", "-u", name))
+            self.gids = set(map(int, self.host.run("id", "-G", name).split()))
+        except (Unknown, ValueError):
+            raise Refused("/etc/passwd has no user '%s', and id knows none" % name) from None
 
     def __str__(self):
         return "this user" if self.name.startswith('"') else self.name

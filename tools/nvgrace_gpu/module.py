@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The file of the driver's module, and which module other tools would take for a GPU."""
+"""The file of the driver's module, how to install it, and which module other tools would take."""
 
 import fnmatch
 import os
 import re
 
+from .cures import Advice
+from .distribution import Distribution, has_headers
 from .gpu import DRIVER, INTREE
+
+DKMS = "nvgrace-gpu"
+# The first file of a name counts, as modprobe.d(5) says.
+MODPROBE_D = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d",
+              "/usr/lib/modprobe.d", "/lib/modprobe.d")
 
 
 def module_file(host, name):
@@ -42,6 +49,49 @@ def stray_module(host):
                 if name.startswith((DRIVER + ".ko", INTREE + ".ko")):
                     return release, path + "/" + name
     return None
+
+
+def dkms_version(host):
+    """The version of this driver that DKMS has, or None."""
+    known = "/var/lib/dkms/" + DKMS
+    versions = [n for n in host.list(known) if host.exists("%s/%s/source" % (known, n))]
+    versions += [n[len(DKMS) + 1:] for n in host.list("/usr/src") if n.startswith(DKMS + "-")]
+    return versions[0] if versions else None
+
+
+def dkms_failure(host):
+    """The name of DKMS's log and its first line with an error, of a build for this kernel."""
+    name = "/var/lib/dkms/%s/%s/build/make.log" % (DKMS, dkms_version(host))
+    lines = host.read_or(name, "").splitlines()
+    if not lines or "for kernel %s " % host.release not in lines[0] + " ":
+        return None
+    errors = [line for line in lines if re.search(r"\berror\b|\*\*\*", line, re.I)]
+    return name, errors[0] if errors else lines[-1]
+
+
+def install_cures(host):
+    """How to install the module for the running kernel."""
+    version = dkms_version(host)
+    headers = () if has_headers(host) else (Distribution(host).headers(),)
+    if version:
+        return (*headers, "dkms install %s/%s -k %s" % (DKMS, version, host.release))
+    return (*headers, Advice("in the source of this driver: make dkms-install, or make install"))
+
+
+def blacklisted(host, driver):
+    """(file, line) of modprobe's configuration that keep the module from being loaded."""
+    name = driver.replace("_", "[_-]")
+    pattern = re.compile(r"\s*(blacklist\s+%s|install\s+%s\s+(/usr)?/bin/(false|true))\s*$" %
+                         (name, name))
+    seen, found = set(), []
+    for directory in MODPROBE_D:
+        for file_name in host.list(directory):
+            if file_name.endswith(".conf") and file_name not in seen:
+                seen.add(file_name)
+                path = directory + "/" + file_name
+                found += [(path, line.strip()) for line in host.read_or(path, "").splitlines()
+                          if pattern.match(line)]
+    return found
 
 
 def choice_of_tools(host, gpu):

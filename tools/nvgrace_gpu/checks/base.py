@@ -3,8 +3,8 @@
 
 import collections
 
-# status is "ok", "fix" or "cannot tell"; cure is commands to paste, better is what else is
-# worth doing where all is well.
+# status is "ok", "fix", "risk" (no guest is stopped, but the host can be hurt) or "cannot tell".
+# cure is commands to paste and Advice, better is what else is worth doing where all is well.
 Result = collections.namedtuple("Result", "status text cure better")
 
 
@@ -14,6 +14,10 @@ def ok(text, *better):
 
 def fix(text, *cure):
     return Result("fix", text, cure, ())
+
+
+def risk(text, *cure):
+    return Result("risk", text, cure, ())
 
 
 def cannot_tell(text):

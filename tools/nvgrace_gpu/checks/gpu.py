@@ -5,10 +5,11 @@ import os
 import re
 
 from ..binding import RULES
-from ..cures import INSTALL, POWER_CYCLE, REALLOC, RESCAN, SETUP, explain
+from ..cures import NEW_FIRMWARE, POWER_CYCLE, REBOOT, RESCAN, SMMU_ON, Advice, explain
+from ..distribution import Distribution
 from ..gpu import COHERENT_DRIVERS, DEVICES, NEW_IDS, NVIDIA, TRAINING, Gpu
 from ..host import Account, Unknown
-from ..module import module_file, our_driver
+from ..module import install_cures, module_file, our_driver
 from ..sizes import human
 from .base import fix, ok, registry
 
@@ -29,8 +30,7 @@ def check_present(host, gpu, _):
 @listed("group")
 def check_group(host, gpu, _):
     if gpu.group is None:
-        return fix("no IOMMU group: binding ends in -22; switch the SMMU on in the firmware's "
-                   "setup", SETUP)
+        return fix("no IOMMU group, so VFIO refuses it with -22: the SMMU is off", SMMU_ON)
     blocking = [name for name in gpu.group_members() if name != gpu.bdf and
                 blocks_group(Gpu(host, name))]
     if blocking:
@@ -48,10 +48,10 @@ def blocks_group(other):
 
 
 @listed("bar0")
-def check_bar0(_, gpu, options):
+def check_bar0(host, gpu, _):
     if 0 not in gpu.physical_bars():
-        return fix("BAR0 has no address: have the kernel assign them again",
-                   REALLOC)
+        return fix("BAR0 has no address; with pci=realloc the kernel assigns them again",
+                   Distribution(host).command_line(add="pci=realloc"), REBOOT)
     return ok("BAR0 has " + human(gpu.physical_bars()[0]))
 
 
@@ -60,18 +60,17 @@ def check_memory(_, gpu, options):
     base, size = gpu.memory()
     if size and gpu.files() and not gpu.regions():
         return fix("firmware's _DSD names memory, and the kernel takes none of it: the package "
-                   "is malformed; update the firmware", "fwupdmgr update")
+                   "is malformed", NEW_FIRMWARE)
     if base is None and size is None:
         return ok("firmware names no coherent memory: the driver serves a plain GPU")
     for value in (base, size):
         if isinstance(value, str):
-            return fix("firmware's _DSD names %s as memory: update the firmware" % value,
-                       "fwupdmgr update")
+            return fix("firmware's _DSD names %s as memory" % value, NEW_FIRMWARE)
     if base is None:
-        return fix("firmware names a size and no base: update the firmware", "fwupdmgr update")
+        return fix("firmware names a size and no base", NEW_FIRMWARE)
     if not size:
-        return fix("firmware names memory at 0x%x without a size: the C2C link did not come up; "
-                   "power-cycle, and read the BMC's log" % base, POWER_CYCLE)
+        return fix("firmware names memory at 0x%x without a size: the C2C link did not come up" %
+                   base, POWER_CYCLE)
     return ok("%s of coherent memory at 0x%x-0x%x" % (human(size), base, base + size - 1))
 
 
@@ -79,7 +78,7 @@ def check_memory(_, gpu, options):
 def check_memory_free(host, gpu, _):
     base, size = gpu.memory()
     if not isinstance(base, int) or not isinstance(size, int) or not size:
-        return ok("no memory that somebody could hold")
+        return ok("firmware names no memory that another driver could claim")
     within = [r for r in host.iomem() if r[0] < base + size and r[1] >= base]
     ram = [r for r in within if r[2].startswith("System RAM")]
     if ram:
@@ -95,10 +94,22 @@ def check_memory_free(host, gpu, _):
                                                                               "reserved"))})
     if others:
         return fix("%s claims the memory, see /proc/iomem" % " and ".join(others),
-                   "modprobe -r " + " ".join(n.split()[0] for n in others))
+                   *(release_cure(host, gpu, name) for name in others))
     if within and any(name in COHERENT_DRIVERS for _, _, name in within):
         return ok("a VFIO driver claims the memory")
-    return ok("nobody claims the memory")
+    return ok("no driver claims the memory")
+
+
+def release_cure(host, gpu, name):
+    """How to take the memory from what has this name in /proc/iomem."""
+    if name.startswith("nvidia"):
+        return "nvgrace-gpu bind %s" % gpu
+    if host.exists("/sys/module/" + name.replace("-", "_")):
+        return "modprobe -r " + name
+    if re.fullmatch(r"dax\d+\.\d+", name):
+        return "echo {0} > /sys/bus/dax/devices/{0}/driver/unbind".format(name)
+    return Advice("the kernel or firmware has reserved it as %s: update the machine's firmware" %
+                  name)
 
 
 @listed("driver")
@@ -166,8 +177,8 @@ def check_ready(_, gpu, options):
     if said:
         state = said.split()[0]
         if state == "failed":
-            return fix(said, "echo 1 > %s/reset    # if the next guest finds it so: %s" %
-                       (gpu.dir, POWER_CYCLE))
+            return fix(said, "echo 1 > %s/reset" % gpu.dir, Advice(
+                "if the next guest finds it so, too: " + POWER_CYCLE))
         if state == "gone":
             return fix(said + ": the GPU is off the bus", off_the_bus)
         return ok(said if state != "training" else
@@ -183,7 +194,8 @@ def check_ready(_, gpu, options):
     if link not in (0, 0xFF):
         return fix(text + ": the link failed", POWER_CYCLE)
     return fix(text + ": not ready, which takes up to %d s after a reset" % TRAINING,
-               "sleep %d; nvgrace-gpu check    # if it stays so: %s" % (TRAINING, POWER_CYCLE))
+               "sleep %d; nvgrace-gpu check -q %s" % (TRAINING, gpu),
+               Advice("if it stays so: " + POWER_CYCLE))
 
 
 @listed("reset")
@@ -192,7 +204,7 @@ def check_reset(host, gpu, _):
         methods = gpu.attr("reset_method").split()
     except FileNotFoundError:
         return fix("the GPU has no way to be reset: a guest gets what the last one left",
-                   "lspci -vvv -s %s | grep -i flreset    # update the firmware" % gpu)
+                   NEW_FIRMWARE)
     if not methods:
         return fix("all ways to reset the GPU are switched off",
                    "echo default > %s/reset_method" % gpu.dir)
@@ -209,7 +221,8 @@ def check_handover(_, gpu, options):
     said = gpu.files().get("handover")
     if said == "not reset":
         return fix("VFIO could not reset the GPU for the guest that has it or had it last",
-                   "echo 1 > %s/reset    # with the guest ended; it says why" % gpu.dir)
+                   Advice("end the guest first; the next command prints why a reset fails"),
+                   "echo 1 > %s/reset" % gpu.dir)
     return ok("the latest guest got it: " + said if said else "no guest got it from this driver")
 
 
@@ -230,7 +243,7 @@ def check_poison(_, gpu, options):
 @listed("nodes")
 def check_nodes(host, gpu, options):
     if gpu.driver not in COHERENT_DRIVERS:
-        raise Unknown("a GPU that no VFIO driver has, has no VFIO node")
+        raise Unknown("only a GPU that is bound to a VFIO driver has VFIO nodes")
     nodes = gpu.nodes()
     if not nodes:
         return fix("VFIO's nodes for the GPU are not in /dev/vfio", "udevadm trigger -s vfio")
@@ -239,13 +252,16 @@ def check_nodes(host, gpu, options):
     who = Account(host, options.user)
     closed = [n for n in wanted if n and not who.may_use(n)]
     if closed:
+        # The rule gives group kvm the nodes of these GPUs only; the tool and its package have it.
+        rule = any(host.exists(d + "/udev/rules.d/61-nvgrace-gpu-vfio.rules")
+                   for d in ("/etc", "/usr/lib", "/lib"))
         return fix("%s may not open %s" % (who, " and ".join(closed)),
-                   "printf '%s, GROUP=\"kvm\", MODE=\"0660\"\\n' "
-                   "'SUBSYSTEM==\"vfio|vfio-dev\"' 'SUBSYSTEM==\"misc\", KERNEL==\"iommu\"' > "
-                   "/etc/udev/rules.d/61-nvgrace-gpu-vfio.rules",
-                   "udevadm control --reload; chgrp kvm {0} && chmod g+rw {0}".format(
-                       " ".join(closed)), "usermod -aG kvm " + who.name)
-    return ok("%s may open %s" % (who, " and ".join(filter(None, wanted))))
+                   "udevadm control --reload; udevadm trigger -s vfio -s vfio-dev -s misc"
+                   if rule else "chgrp kvm {0} && chmod g+rw {0}".format(" ".join(closed)),
+                   "usermod -aG kvm " + who.name,
+                   *(() if rule else (Advice("make install-tool has the udev rule that does it at "
+                                             "each boot"),)))
+    return ok("%s may open %s%s" % (who, " and ".join(filter(None, wanted)), who.not_qemu))
 
 
 @listed("after_reboot")
@@ -253,7 +269,7 @@ def check_after_reboot(host, gpu, _):
     ours = 'KERNEL=="%s"' % gpu in host.read_or(RULES, "")
     if ours and not module_file(host, our_driver(host)):
         return fix("a udev rule binds the GPU at boot, but the module is not installed for this "
-                   "kernel", INSTALL)
+                   "kernel", *install_cures(host))
     if ours:
         return ok("a udev rule binds the GPU at boot")
     return ok("after a reboot the GPU is not bound", "nvgrace-gpu bind --persist %s" % gpu)

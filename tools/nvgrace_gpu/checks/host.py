@@ -2,13 +2,15 @@
 """Checks of the host: kernel, CPU, KVM, SMMU, options, limits of accounts, QEMU."""
 
 import contextlib
+import os
 import re
 
-from ..cures import SERIES, SETUP, configure, edit_command_line, newer_kernel
+from ..cures import GRACE_CPU, REBOOT, SMMU_ON, Advice, configure
+from ..distribution import Distribution
 from ..gpu import NOIOMMU
 from ..host import Account, Unknown
 from ..sizes import GIB, human
-from .base import fix, ok, registry
+from .base import fix, ok, registry, risk
 
 CHECKS, listed = registry()
 
@@ -17,9 +19,11 @@ CHECKS, listed = registry()
 def check_version(host, _):
     arch = host.read_or("/proc/sys/kernel/arch")
     if arch and arch != "aarch64":
-        return fix("this is not a Grace machine, but %s" % arch, "ssh GRACE nvgrace-gpu check")
+        return fix("this is not a Grace machine, but %s" % arch,
+                   Advice("run nvgrace-gpu on the Grace machine"))
     if host.version < (6, 12):
-        return fix("Linux %s: the driver needs 6.12 or newer" % host.release, newer_kernel(host))
+        return fix("Linux %s: the driver needs 6.12 or newer" % host.release,
+                   Distribution(host).newer_kernel())
     return ok("Linux " + host.release)
 
 
@@ -50,7 +54,7 @@ def cpu_feature(host, name, words):
             return ok("the CPU has %s" % name)
         if any("CPU features: detected: " in line for line in log):
             return fix("the CPU has no %s: KVM refuses usemem to guests" % name,
-                       "lscpu    # use a machine with Grace's CPU, Neoverse-V2")
+                       GRACE_CPU)
     if re.search(r"^CPU part\s*: 0xd4f$", host.read_or("/proc/cpuinfo", ""), re.M):
         return ok("the CPU is a Neoverse-V2, which has %s" % name)
     raise Unknown(reason)
@@ -72,11 +76,12 @@ def check_kvm(host, options):
     if not host.exists("/dev/kvm"):
         with contextlib.suppress(Unknown, OSError):
             if any("HYP mode not available" in line for line in host.boot_log()):
-                return fix("firmware started Linux at EL1: KVM has no hypervisor mode", SETUP)
+                return fix("firmware started Linux at EL1: KVM has no hypervisor mode", Advice(
+                    "have firmware start Linux at EL2, or leave the VM that this is"))
         with contextlib.suppress(Unknown):
             if "KVM" not in host.config():
                 return fix("the kernel has no KVM", configure("VIRTUALIZATION", "KVM"))
-        return fix("there is no /dev/kvm", "dmesg | grep -i kvm")
+        return fix("there is no /dev/kvm", Advice("dmesg | grep -i kvm prints the reason"))
     who = Account(host, options.user)
     if not who.may_use("/dev/kvm"):
         return fix("%s may not open /dev/kvm" % who, "usermod -aG kvm %s" % who.name)
@@ -87,63 +92,59 @@ def check_kvm(host, options):
 def check_cacheable(host, _):
     if host.cacheable():
         return ok("capability 243 is 1: guests get usemem as Normal Write-Back")
-    text = ("capability 243 is 0: guests get usemem as Device memory; unaligned access, dc zva "
-            "and atomics fault there")
     if host.version >= (6, 17):
-        return fix(text + "; this kernel can do it, its CPU has no FEAT_S2FWB or no CTR_EL0.DIC",
-                   "lscpu    # use a machine with Grace's CPU, Neoverse-V2")
-    return fix(text, SERIES if host.version == (6, 12) else newer_kernel(host))
+        return fix("capability 243 is 0: KVM refuses usemem to guests, because the CPU has no "
+                   "FEAT_S2FWB or no CTR_EL0.DIC", GRACE_CPU)
+    return fix("capability 243 is 0: guests get usemem as Device memory; unaligned access, dc zva "
+               "and atomics fault there", Distribution(host).newer_kernel())
 
 
 @listed("kernel.mbind")
 def check_mbind(host, _):
-    """Only a crash would show the fault of 6.12, so the series and the version have to do."""
-    if host.version != (6, 12):
-        if host.version >= (7, 3):
-            return ok("mbind() of huge mappings is safe on this kernel")
-        if host.version < (6, 12):
-            return ok("this kernel maps no BAR in huge blocks, which mbind() of 6.12 trips over")
-        raise Unknown("whether mbind() of huge mappings crashes Linux %d.%d was not tried; it "
-                      "does on 6.12, and does not on 7.3" % host.version)
-    try:
-        if host.cacheable():
-            return ok("this 6.12 has the series of patches/linux-6.12, which fixes mbind()")
-    except OSError:
-        pass
-    return fix("a process that holds a VFIO fd can crash this 6.12 by mbind() of a huge mapping; "
-               "patches/linux-6.12 has the fix", SERIES)
+    """Only a crash would show the fault, so the version and the name of the kernel have to do."""
+    if host.version >= (7, 3):
+        return ok("mbind() of huge mappings is safe on this kernel")
+    if host.version < (6, 12):
+        return ok("this kernel maps no BAR in huge blocks, with which mbind() of 6.12 crashes")
+    if host.version == (6, 12) and "-nvgrace" in host.release:
+        return ok("make deb-kernel built this 6.12, with the patch that fixes mbind()")
+    text = "a process that holds a VFIO fd can crash the host with mbind() of a huge mapping: "
+    text += ("seen on 6.12" if host.version == (6, 12) else
+             "%d.%d has the same code as 6.12, where it was seen" % host.version)
+    return risk(text + " with pages of 4 and 16 KiB", Distribution(host).newer_kernel())
 
 
 @listed("iommu.smmu")
 def check_smmu(host, _):
     if host.list("/sys/class/iommu"):
-        return ok("the kernel uses %d SMMUs" % len(host.list("/sys/class/iommu")))
+        number = len(host.list("/sys/class/iommu"))
+        return ok("the kernel uses %d SMMU%s" % (number, "s" * (number > 1)))
     with contextlib.suppress(Unknown):
         if "ARM_SMMU_V3" not in host.config():
             return fix("the kernel has no driver for the SMMU", configure("ARM_SMMU_V3"))
-    command_line = host.read_or("/proc/cmdline", "")
-    if re.search(r"(^|\s)iommu=off(\s|$)|arm-smmu-v3\.disable", command_line):
+    off = [word for word in host.read_or("/proc/cmdline", "").split()
+           if re.match(r"iommu=off$|arm-smmu-v3\.disable", word)]
+    if off:
         return fix("the kernel's command line switches the SMMU off",
-                   edit_command_line(r's/ ?(iommu=off|arm-smmu-v3\.disable[^ "]*)//g'))
-    return fix("no SMMU: VFIO has no IOMMU group for the GPU; switch the SMMU on in the "
-               "firmware's setup", SETUP)
+                   *(Distribution(host).command_line(remove=word) for word in off), REBOOT)
+    return fix("no SMMU: VFIO has no IOMMU group for the GPU", SMMU_ON)
 
 
 @listed("iommu.noiommu")
 def check_noiommu(host, _):
     if host.read_or(NOIOMMU) == "Y":
-        return fix("VFIO's no-IOMMU mode is on: a guest's DMA reaches all of the host",
-                   "echo N > " + NOIOMMU)
+        return risk("VFIO's no-IOMMU mode is on: a guest's DMA reaches all of the host",
+                    "echo N > " + NOIOMMU)
     return ok("VFIO's no-IOMMU mode is off")
 
 
-def check_options(required, text):
+def check_options(required, text, verdict=fix):
     def function(host, _):
         config = host.config()
         missing = [o for o in required if o not in config]
         if missing:
-            return fix("CONFIG_%s is not set: %s" % (", CONFIG_".join(missing), text),
-                       configure(*missing))
+            return verdict("CONFIG_%s is not set: %s" % (", CONFIG_".join(missing), text),
+                           configure(*missing))
         return ok(", ".join("CONFIG_" + o for o in required))
     return function
 
@@ -153,7 +154,7 @@ listed("config.kvm")(check_options(("KVM",), "no guests"))
 listed("config.smmu")(check_options(("ARM_SMMU_V3",), "no IOMMU groups"))
 listed("config.numa")(check_options(("NUMA",), "the host's memory is in one heap"))
 listed("config.memory_failure")(check_options(
-    ("MEMORY_FAILURE",), "an uncorrectable memory error takes the host down"))
+    ("MEMORY_FAILURE",), "an uncorrectable memory error takes the host down", risk))
 listed("config.huge_pfnmap")(check_options(
     ("TRANSPARENT_HUGEPAGE", "ARCH_SUPPORTS_HUGE_PFNMAP", "ARCH_SUPPORTS_PMD_PFNMAP"),
     "the driver maps usemem page by page"))
@@ -194,8 +195,8 @@ def check_huge_pages(host, _):
 @listed("mm.memory_failure")
 def check_recovery(host, _):
     if host.read("/proc/sys/vm/memory_failure_recovery") == "0":
-        return fix("the host panics at an uncorrectable memory error",
-                   "sysctl -w vm.memory_failure_recovery=1")
+        return risk("the host panics at an uncorrectable memory error",
+                    "sysctl -w vm.memory_failure_recovery=1")
     return ok("the host survives poisoned pages that it can contain")
 
 
@@ -204,9 +205,9 @@ def check_memlock(host, options):
     who = Account(host, options.user)
     limit = who.memlock()
     if limit is None:
-        return ok("%s may lock memory without a limit" % who)
+        return ok("%s may lock memory without a limit%s" % (who, who.not_qemu))
     if limit >= 64 * GIB:
-        return ok("%s may lock %s" % (who, human(limit)))
+        return ok("%s may lock %s%s" % (who, human(limit), who.not_qemu))
     return fix("%s may lock %s only: VFIO locks all of a guest's memory, and libvirt alone "
                "raises the limit by itself" % (who, human(limit)),
                "echo %s - memlock unlimited > /etc/security/limits.d/nvgrace-gpu.conf" % who.name)
@@ -214,16 +215,17 @@ def check_memlock(host, options):
 
 @listed("qemu.version")
 def check_qemu(host, _):
-    if not host.program("qemu-system-aarch64"):
-        return fix("qemu-system-aarch64 is not installed",
-                   "apt-get install qemu-system-arm qemu-efi-aarch64")
-    text = host.run("qemu-system-aarch64", "--version")
+    # RHEL's QEMU has another name, and is in no PATH.
+    rhel = "/usr/libexec/qemu-kvm"
+    path = host.program("qemu-system-aarch64") or (host.exists(rhel) and host.path(rhel))
+    if not path:
+        return fix("qemu-system-aarch64 is not installed", Distribution(host).install("qemu"))
+    name = os.path.basename(path)
+    text = host.run(host.name(path), "--version")
     match = re.search(r"version (\d+)\.(\S+)", text)
     if not match:
-        raise Unknown("qemu-system-aarch64 --version says " + text.strip())
+        raise Unknown("%s --version says %s" % (name, text.strip()))
     if int(match.group(1)) < 10:
         return fix("QEMU %s.%s has no highmem-mmio-size: the guest's window for BARs has 512 "
-                   "GiB, whatever it needs" % match.groups(),
-                   "apt-get install -t \"$(. /etc/os-release; echo $VERSION_CODENAME)-backports\" "
-                   "qemu-system-arm")
+                   "GiB, whatever it needs" % match.groups(), Distribution(host).newer_qemu())
     return ok("QEMU %s.%s" % match.groups())

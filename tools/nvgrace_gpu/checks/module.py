@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Checks of the driver's module: installed, signed, loaded, its parameters and alias."""
 
+import contextlib
 import os
 
-from ..cures import INSTALL
+from .. import signing
+from ..cures import REBOOT, Advice
+from ..distribution import Distribution
 from ..gpu import find_gpus
 from ..host import Unknown
-from ..module import choice_of_tools, module_file, our_driver, stray_module
+from ..module import (DKMS, blacklisted, choice_of_tools, dkms_failure, dkms_version, has_headers,
+                      install_cures, module_file, our_driver, stray_module)
 from .base import fix, ok, registry
 
 CHECKS, listed = registry()
@@ -23,39 +27,101 @@ def check_module(host, _):
     if stray and stray[0] == host.release:
         return fix("the module is in %s, which modules.dep does not list" % stray[1],
                    "depmod && modprobe " + os.path.basename(stray[1]).split(".")[0])
+    why = "it was not installed for this kernel"
     if stray:
-        return fix("the module is installed for Linux %s; this is %s" % (stray[0], host.release),
-                   INSTALL)
-    return fix("the module is not installed for this kernel", INSTALL)
+        why = "it is installed for Linux %s, and this is %s" % (stray[0], host.release)
+    failure = dkms_version(host) and dkms_failure(host)
+    if failure:
+        return fix("DKMS did not build the module, see %s: %s" % failure, *install_cures(host))
+    if not has_headers(host):
+        why += "; its headers are missing, with which the module is built"
+    return fix("there is no module for the running kernel: " + why, *install_cures(host))
+
+
+@listed("module.blacklist")
+def check_blacklist(host, _):
+    driver = our_driver(host)
+    lines = blacklisted(host, driver)
+    if lines:
+        return fix("; ".join("%s has '%s'" % line for line in lines) + ": so udev does not load "
+                   "the module at boot, and after install nothing does", *(
+                       r"sed -i -E 's/^\s*(blacklist|install)\s+%s\b/#&/' %s" %
+                       (driver.replace("_", "[_-]"), name) for name in
+                       sorted({name for name, _ in lines})))
+    for word in host.read_or("/proc/cmdline", "").split():
+        key, _, value = word.partition("=")
+        names = value.replace("-", "_").split(",")
+        if key in ("modprobe.blacklist", "module_blacklist") and driver in names:
+            return fix("the kernel's command line has " + word, Distribution(host).command_line(
+                remove=word) if len(names) == 1 else Advice(
+                    "take %s out of %s there" % (driver, word)), REBOOT)
+    return ok("neither modprobe's configuration nor the command line forbids the module")
 
 
 @listed("module.signature")
 def check_signature(host, _):
-    if host.exists("/sys/module/" + our_driver(host)):
+    driver = our_driver(host)
+    if host.exists("/sys/module/" + driver):
         return ok("the kernel accepted the module")
-    lockdown = host.read_or("/sys/kernel/security/lockdown", "[none]")
-    if (host.read_or("/sys/module/module/parameters/sig_enforce") != "Y" and
-            "[none]" in lockdown):
+    if not signing.is_wanted(host):
         return ok("the kernel loads modules without a signature")
-    path = module_file(host, our_driver(host))
+    path = module_file(host, driver)
     if not path:
         raise Unknown("the kernel wants signed modules, and this one is not installed")
-    data = host.read_bytes(path)
-    if path.endswith(".xz"):
-        import lzma
-        try:
-            data = lzma.decompress(data)
-        except (lzma.LZMAError, EOFError) as e:
-            raise Unknown("%s cannot be unpacked: %s" % (path, e)) from None
-    elif not path.endswith(".ko"):
-        raise Unknown("the kernel wants signed modules, and %s is compressed" % path)
-    if data.endswith(b"~Module signature appended~\n"):
-        return ok("the module is signed, as the kernel wants it")
-    return fix("the kernel loads signed modules only (secure boot), and %s is not signed" % path,
-               "openssl req -new -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=nvgrace_gpu/ "
-               "-outform DER -keyout mok.key -out mok.der",
-               "/lib/modules/$(uname -r)/build/scripts/sign-file sha512 mok.key mok.der " + path,
-               "mokutil --import mok.der    # then reboot, and enroll the key")
+    signer, key = signing.signature(host, path)
+    if not signer:
+        return fix("the kernel loads signed modules only (secure boot), and %s is not signed" %
+                   path, *sign_cures(host, path))
+    refused = ""
+    with contextlib.suppress(OSError):
+        refused = "".join("; the log has: " + line for line in signing.refusals(host)[-1:])
+    text = "the module is signed by '%s'" % signer
+    certificate = signing.certificate(host, key)
+    if not certificate:
+        text += ", whose certificate is in neither " + " nor ".join(signing.CERTIFICATES)
+        if not refused:
+            raise Unknown(text)
+        return fix(text + refused, Advice("find the certificate of this key, and enroll it with "
+                                          "mokutil --import"))
+    enroll = "mokutil --import " + certificate
+    confirm = Advice("then reboot; before Linux starts, shim asks to enroll the key, and for the "
+                     "password that mokutil asked for")
+    if not host.program("mokutil"):
+        text += "; mokutil, which knows whether that key is enrolled, is not installed"
+        if not refused:
+            raise Unknown(text)
+        return fix(text + refused, Distribution(host).install("mokutil"), enroll, confirm)
+    state = signing.enrollment(host, certificate)
+    if state == "missing":
+        return fix("%s; that key (%s) is not enrolled%s" % (text, certificate, refused), enroll,
+                   confirm)
+    if state == "requested":
+        return fix(text + "; that key is to be enrolled at the next boot" + refused, confirm)
+    if refused:
+        return fix(text + "; that key is enrolled, but the kernel refused a module" + refused,
+                   Advice("reboot: the kernel reads enrolled keys when it boots, and only if "
+                          "mokutil --sb-state says that secure boot is enabled"))
+    return ok(text + "; that key is enrolled")
+
+
+def sign_cures(host, path):
+    """How to sign a module: DKMS does it for each new kernel, too."""
+    version, release = dkms_version(host), host.release
+    if version and "/dkms/" in path:
+        command = "dkms {} --force %s/%s -k %s" % (DKMS, version, release)
+        # DKMS makes a key by itself; Ubuntu's takes that of shim-signed.
+        ubuntu = Distribution(host).family == "ubuntu"
+        new_key = ("update-secureboot-policy --new-key",) if (
+            ubuntu and not host.exists(signing.CERTIFICATES[1])) else ()
+        return (*new_key, command.format("build") + " && " + command.format("install"),
+                "mokutil --import " + signing.CERTIFICATES[1 if ubuntu else 0], REBOOT)
+    unpack = {".xz": ("xz -d " + path,), ".zst": ("zstd -d --rm " + path,)}.get(
+        os.path.splitext(path)[1], ())
+    plain = path[:path.index(".ko") + 3]
+    return (*unpack, "openssl req -new -x509 -newkey rsa:2048 -nodes -days 3650 "
+            "-subj /CN=nvgrace_gpu/ -outform DER -keyout mok.key -out mok.der",
+            "/lib/modules/%s/build/scripts/sign-file sha512 mok.key mok.der %s" % (release, plain),
+            *(("depmod",) if unpack else ()), "mokutil --import mok.der", REBOOT)
 
 
 @listed("module.layout")
@@ -102,6 +168,7 @@ def check_alias(host, _):
         if modules[0] != driver:
             return fix("libvirt (managed='yes') and driverctl would take %s for %s: its line in "
                        "modules.alias comes first" % (modules[0], gpu),
-                       "nvgrace-gpu bind %s && nvgrace-gpu qemu-args --libvirt %s    "
-                       "# both name the driver" % (gpu, gpu))
+                       "nvgrace-gpu bind %s" % gpu,
+                       Advice("give libvirt the XML of nvgrace-gpu qemu-args --libvirt, which "
+                              "names the driver"))
     return ok("tools that go by modules.alias take " + driver)
