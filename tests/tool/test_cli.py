@@ -12,7 +12,6 @@ import sys
 
 from machine import PACKAGE, TOOL, TOP, Case
 from nvgrace_gpu.gpu import IDS
-from nvgrace_gpu.host import Host
 
 GPU = "0009:01:00.0"
 COMMANDS = ("check", "list", "bind", "unbind", "qemu-args", "report")
@@ -110,6 +109,31 @@ class Program(Case):
             done.stdout.close()
             self.assertEqual(done.stderr.read(), b"")
 
+    def test_locale_without_the_characters(self):
+        """The name of a process is not ASCII, and its ESC does nothing to the terminal."""
+        self.machine.add_gpu(GPU)
+        self.machine.opened(4711, "caf\u00e9\x1b[2J", "/dev/vfio/20")
+        done = self.run_it("--root", self.machine.root, "list", LC_ALL="C", PYTHONUTF8="0",
+                           PYTHONCOERCECLOCALE="0")
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn(r"4711 (caf\xe9\x1b[2J)", done.stdout)
+
+    def test_closed_output(self):
+        self.machine.add_gpu(GPU)
+        for redirection in (">&-", ">&- 2>&-"):
+            done = subprocess.run(["sh", "-c", '"$@" ' + redirection, "sh", sys.executable, TOOL,
+                                   "--root", self.machine.root, "list"], stderr=subprocess.PIPE,
+                                  check=False)
+            self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_rules_can_be_read_whatever_the_umask(self):
+        before = os.umask(0o077)
+        self.addCleanup(os.umask, before)
+        self.machine.add_gpu(GPU)
+        self.output("bind", "--persist")
+        path = self.machine.path("/etc/udev/rules.d/60-nvgrace-gpu.rules")
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o644)
+
     def test_python_3_9(self):
         self.assertGreater(len(modules()), 10)
 
@@ -196,46 +220,3 @@ class Words(Case):
         self.assertEqual(self.complete("nvgrace-gpu", "bind", "--driver", "nv"),
                          ["nvgrace_gpu", "nvgrace_gpu_vfio_pci"])
         self.assertEqual(self.complete("nvgrace-gpu", "--root", "/x", "che"), ["check"])
-
-
-class Report(Case):
-    SECRETS = ("hunter2", "0123456789", "a0:36:9f:11:22:33", "10.1.2.3", "grace-host-17",
-               "11111111-2222-3333-4444-555555555555")
-
-    def setUp(self):
-        super().setUp()
-        self.machine.add_gpu(GPU)
-        self.machine.put("/proc/sys/kernel/hostname", "grace-host-17")
-        self.machine.say("nvgrace_gpu %s: reset done" % GPU, "eth0: a0:36:9f:11:22:33",
-                         "vfio: token 11111111-2222-3333-4444-555555555555",
-                         "smmu: serial: 0123456789", "vfio: peer 10.1.2.3",
-                         "systemd[1]: Hostname set to <grace-host-17>")
-
-    def test_contents(self):
-        out = self.output("report", "-o", "-")
-        titles = re.findall(r"^== (.*)$", out, re.M)
-        self.assertEqual(len(titles), 11)
-        for text in ("7.3.4-grace", "usemem BAR4", "CONFIG_VFIO=y", "iommu.strict=1",
-                     "nvgrace_gpu.usemem_bar=4", "QEMU emulator version 11",
-                     "%s: reset done" % GPU, "%s state: ready c2c_link=0xff" % GPU,
-                     "gpu.memory: 95.5 GiB"):
-            self.assertIn(text, out)
-
-    def test_no_secrets(self):
-        out = self.output("report", "-o", "-")
-        for secret in self.SECRETS:
-            self.assertNotIn(secret, out)
-        # The addresses of PCI functions are none.
-        self.assertIn(GPU, out)
-
-    def test_file(self):
-        name = self.machine.path("/report.txt")
-        self.output("report", "--output", name)
-        self.assertIn("== check\n", self.machine.read("/report.txt"))
-
-    def test_empty_host(self):
-        machine = Host(self.machine.path("/empty"))
-        self.machine = machine
-        machine.close = None
-        out = self.output("report", "-o", "-")
-        self.assertNotIn("Traceback", out)

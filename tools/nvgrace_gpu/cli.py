@@ -37,7 +37,7 @@ def parser():
         prog="nvgrace-gpu", formatter_class=formatter,
         description="Pass the GPU of a Grace machine to a virtual machine.",
         epilog="Exit status: 0; 1 if there is something to fix, or what was asked for cannot be "
-        "done; 2 for a wrong command line; 3 if check finds nothing to fix, but cannot tell "
+        "done; 2 for a wrong command line; 3 if check finds nothing to fix, but does not know "
         "all. See nvgrace-gpu(8).")
     top.add_argument("--root", default=os.environ.get("NVGRACE_GPU_ROOT", "/"), metavar="DIR",
                      help="/sys, /proc, /dev and /etc are in DIR (default: NVGRACE_GPU_ROOT or /)")
@@ -55,11 +55,11 @@ def parser():
         p.add_argument("--layout", type=int, choices=(2, 4), default=4,
                        help="the BAR of usemem that guests want (default 4, NVIDIA's driver)")
         p.add_argument("--user", metavar="NAME",
-                       help="who runs QEMU (default: who runs this)")
+                       help="the user who runs QEMU (default: the user of this command)")
 
-    p = command("check", cmd_check, "say what of this host is in the way, and how to mend it")
+    p = command("check", cmd_check, "list what prevents a guest or endangers the host")
     p.add_argument("--json", action="store_true", help="for programs")
-    p.add_argument("-q", "--quiet", action="store_true", help="only what there is to fix")
+    p.add_argument("-q", "--quiet", action="store_true", help="leave out what is ok")
     p.add_argument("--better", action="store_true", help="also what could be better")
     check_arguments(p)
 
@@ -99,6 +99,8 @@ def parser():
     p = command("report", cmd_report, "one file for a bug report, without secrets")
     p.add_argument("-o", "--output", default="nvgrace-gpu-report.txt", metavar="FILE",
                    help="where to write it, - for the screen (default %(default)s)")
+    p.add_argument("--selftest", metavar="PROGRAM",
+                   help="run grace_selftest, which resets each GPU, and add what it prints")
     check_arguments(p)
     return top
 
@@ -131,6 +133,12 @@ def main(argv=None, host=None):
 
 def run():
     """Run the tool as a program."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:    # the shell closed it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            setattr(sys, name, open(number, "w", encoding="utf-8"))
+        # A locale may lack a character of a process's name, for example.
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()
