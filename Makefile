@@ -133,9 +133,9 @@ mutants:
 soak:
 	HOURS='$(HOURS)' SEED='$(SEED)' KERNELS='$(KERNELS)' scripts/soak
 
-# Write the counts of the latest test run into the README.
+# Write the counts of the latest test run into Documentation/testing.rst.
 figures:
-	scripts/figures --readme
+	scripts/figures --write
 
 lint:
 	scripts/lint
@@ -189,7 +189,7 @@ help:
 	@echo '  make lint          checkpatch, sparse, shellcheck and the like'
 	@echo '  make htmldocs      Documentation/ as HTML, in the cache; prints where'
 	@echo '  make soak          the fuzzer for HOURS=n; keeps seeds that failed; SEED=n: again'
-	@echo '  make figures       what the tests counted when they ran last, into README.md'
+	@echo '  make figures       what the tests counted when they ran last, into testing.rst'
 	@echo '  make compdb        compile_commands.json, for editors'
 	@echo 'Options:'
 	@echo '  KDIR=, ARCH=, CROSS_COMPILE=    for the build'
