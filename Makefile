@@ -62,10 +62,12 @@ install-tool: tool
 		$(DESTDIR)$(UDEV_DIR)/61-nvgrace-gpu-vfio.rules
 	install -D -m 644 tools/nvgrace-gpu.modprobe $(DESTDIR)$(TOOL_DOC)/nvgrace_gpu.conf
 
+# Also the rules that nvgrace-gpu bind --persist wrote: nothing else removes them then.
 uninstall-tool:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(TOOL_FILES)) \
 		$(DESTDIR)$(UDEV_DIR)/61-nvgrace-gpu-vfio.rules \
 		$(DESTDIR)$(TOOL_DOC)/nvgrace_gpu.conf
+	rm -f $(DESTDIR)/etc/udev/rules.d/60-nvgrace-gpu-*:*.rules
 	-rmdir -p --ignore-fail-on-non-empty $(DESTDIR)$(TOOL_DOC)
 
 # DKMS: the driver's source, and its build for the running kernel and for each one to come.

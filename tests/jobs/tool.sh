@@ -93,6 +93,14 @@ user_list() {
 		grep -q 'usemem BAR4  address for root only  3 GiB backed of 4 GiB' /tmp/out
 }
 
+user_status() {
+	user_tool status > /tmp/out 2>&1
+	status_rc=$?
+	cat /tmp/out
+	[ $status_rc = 0 ] && [ "$(wc -l < /tmp/out)" = 3 ] &&
+		grep "^$A  driver nvgrace_gpu  used by nobody in sight  health ok  state " /tmp/out
+}
+
 check_json() {
 	tool check --json | python3 -c 'import json, sys
 report = json.load(sys.stdin)
@@ -212,12 +220,14 @@ as_at_boot() {
 }
 modprobe_kmod() { /usr/sbin/modprobe "$@"; }
 
+rule_of() { echo "/etc/udev/rules.d/60-nvgrace-gpu-$1.rules"; }
+
 persists() {
-	tool bind --persist "$A" "$B" && cat /etc/udev/rules.d/60-nvgrace-gpu.rules
+	tool bind --persist "$A" "$B" && cat "$(rule_of "$A")" "$(rule_of "$B")"
 }
 
 rule_goes() {
-	tool unbind --persist "$A" "$B" && [ ! -e /etc/udev/rules.d/60-nvgrace-gpu.rules ] &&
+	tool unbind --persist "$A" "$B" && [ ! -e "$(rule_of "$A")" ] && [ ! -e "$(rule_of "$B")" ] &&
 		unbound "$A" && unbound "$B"
 }
 
@@ -297,6 +307,7 @@ ok sysfs.tells sysfs_tells
 ok sysfs.has_no_resmem sysfs_has_no_resmem
 ok sysfs.as_user sysfs_as_user
 ok list.as_user user_list
+ok status.as_user user_status
 
 start=$(date +%s)
 tool check > /tmp/check.before 2>&1

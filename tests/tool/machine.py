@@ -277,9 +277,9 @@ esac""")
         self.put("/dev/vfio/devices/vfio%d" % number, "", 0o666)
         self.put("/sys/bus/pci/devices/%s/vfio-dev/vfio%d/dev" % (bdf, number), "511:0")
         self.put("/dev/vfio/" + group, "", 0o666)
-        self.put("/etc/udev/rules.d/60-nvgrace-gpu.rules",
-                 (self.read_or("/etc/udev/rules.d/60-nvgrace-gpu.rules", "") +
-                  '\nKERNEL=="%s"' % bdf).strip())
+        if driver == "nvidia":
+            self.add_to_nvidia(bdf)
+        self.put("/etc/udev/rules.d/60-nvgrace-gpu-%s.rules" % bdf)
         return Gpu(self, bdf)
 
     @staticmethod
@@ -316,6 +316,29 @@ esac""")
         self.bound(bdf, DROPIN)
         self.drop_files(bdf)
 
+    def add_to_nvidia(self, bdf):
+        """NVIDIA's driver gives a GPU the lowest minor that is free."""
+        taken = {self.read("/proc/driver/nvidia/gpus/%s/information" % b)[-1]
+                 for b in self.list("/proc/driver/nvidia/gpus")}
+        minor = min(set("0123456789") - taken)
+        self.put("/proc/driver/nvidia/gpus/%s/information" % bdf,
+                 "Bus Location: \t %s\nDevice Minor: \t %s" % (bdf, minor))
+
+    def module(self, name, uses=(), refcnt=0):
+        """A module that is loaded, and uses others."""
+        self.put("/sys/module/%s/refcnt" % name, str(refcnt))
+        for other in uses:
+            self.put("/sys/module/%s/holders/%s" % (other, name))
+
+    def persistence_mode(self, mode):
+        """nvidia-smi is installed, and says that of each GPU."""
+        self.executable("nvidia-smi", 'echo "$@" >> %s\necho %s' % (
+            self.path("/nvidia-smi.log"), mode))
+
+    def hold(self, bdf):
+        """NVIDIA's driver counts a user of the GPU, until /held/BDF goes."""
+        self.put("/held/" + bdf)
+
     def unbound(self, bdf):
         self.remove("/sys/bus/pci/devices/%s/driver" % bdf)
         self.drop_files(bdf)
@@ -342,7 +365,7 @@ esac""")
         emulated = {bar: size for _, bar, _, _, size in self.regions[gpu.bdf]}
         return {**gpu.physical_bars(), **emulated}
 
-    def run(self, *command):
+    def run(self, *command, **more):
         if command[0] == "modprobe":
             self.record(" ".join(command))
             if command[1] in self.missing:
@@ -352,7 +375,7 @@ esac""")
         if command[0] == "udevadm" and "udevadm" not in self.missing:
             self.record(" ".join(command))
             return ""
-        return super().run(*command)
+        return super().run(*command, **more)
 
     def record(self, line):
         with open(self.path("/writes"), "a", encoding="utf-8") as f:
@@ -370,15 +393,43 @@ esac""")
         self.record("%s <- %s" % (name, text.strip()))
         parts = name.split("/")
         if parts[-1] == "driver_override":
+            self.wait_for_lock(parts[-2])
             self.put(name, text.strip() or "(null)")
         elif parts[-1] == "unbind":
-            self.unbound(text)
+            self.unbind(text)
+        elif parts[-1] == "drivers_probe":
+            if not Gpu(self, text).driver:
+                self.probe(text)
         elif parts[-1] == "bind":
             self.bind(text, parts[-2])
         else:
             super().write(name, text)
 
+    def wait_for_lock(self, bdf):
+        """The PCI core holds the device's lock while NVIDIA's remove waits."""
+        while Gpu(self, bdf).leaving:
+            time.sleep(0.01)
+
+    def unbind(self, bdf):
+        """The link goes first. NVIDIA's driver waits for users, then RAM and files go."""
+        driver = Gpu(self, bdf).driver
+        self.unbound(bdf)
+        if driver != "nvidia":
+            return
+        if self.exists("/held/" + bdf):
+            self.say("NVRM: Attempting to remove device %s with non-zero usage count!" % bdf)
+        while self.exists("/held/" + bdf):
+            time.sleep(0.01)
+        self.drop("/proc/driver/nvidia/gpus/" + bdf)
+
+    def probe(self, bdf):
+        """The kernel looks for a driver, of which only NVIDIA's takes any GPU."""
+        driver = Gpu(self, bdf).override or "nvidia"
+        if self.exists("/sys/bus/pci/drivers/" + driver):
+            self.bind(bdf, driver)
+
     def bind(self, bdf, driver):
+        self.wait_for_lock(bdf)
         time.sleep(self.delay)
         gpu = Gpu(self, bdf)
         number, line = self.refuse.get((bdf, driver), (0, None))
@@ -390,6 +441,8 @@ esac""")
                 self.say("%s %s: %s" % (driver, bdf, line))
             raise OSError(number, os.strerror(number))
         self.bound(bdf, driver)
+        if driver == "nvidia":
+            self.add_to_nvidia(bdf)
 
 
 class Case(unittest.TestCase):
@@ -415,13 +468,18 @@ class Case(unittest.TestCase):
             err = re.sub(r"^.* the GPU trains its memory\n", "", err, flags=re.M)
         return status, out.getvalue(), err
 
-    def output(self, *argv):
+    def tool_quietly(self, *argv):
+        """Without the lines that count seconds, which are there on a busy machine."""
         status, out, err = self.tool(*argv)
+        return status, out, re.sub(r"^[\da-f:., ]+: .*: \d+ s\b.*\n", "", err, flags=re.M)
+
+    def output(self, *argv):
+        status, out, err = self.tool_quietly(*argv)
         self.assertEqual((status, err), (0, ""), out + err)
         return out
 
     def refused(self, *argv):
-        status, out, err = self.tool(*argv)
+        status, out, err = self.tool_quietly(*argv)
         self.assertEqual(status, 1, out + err)
         self.assertTrue(err.startswith("error: "), err)
         return err

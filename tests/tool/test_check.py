@@ -2,17 +2,21 @@
 """nvgrace-gpu check: each fault, alone on a machine on which all else is well, is named with
 its cure; what the tool does not know is named with the reason."""
 
+import glob
 import json
+import os
 import re
 import struct
 import subprocess
+import time
 from unittest import mock
 
-from machine import BOOT, CONFIG, DROPIN, Case, aml_package
+from machine import BOOT, CONFIG, DROPIN, TOP, Case, aml_package
 from nvgrace_gpu.cures import explain
 from nvgrace_gpu.gpu import Gpu
 
 GPU = "0009:01:00.0"
+RULE = "/etc/udev/rules.d/60-nvgrace-gpu-%s.rules" % GPU
 
 
 def without(*options):
@@ -20,9 +24,9 @@ def without(*options):
 
 
 # The programs with which a command of a cure may begin.
-PROGRAMS = ("apt-get chgrp chmod depmod dkms dnf do done echo for grubby mokutil modprobe "
-            "nvgrace-gpu openssl /lib/modules/*/build/scripts/sign-file sed sleep sysctl udevadm "
-            "update-grub update-secureboot-policy usermod xz zstd lspci").split()
+PROGRAMS = ("apt-get chgrp chmod daxctl depmod dkms dnf do done driverctl echo for grubby mokutil "
+            "modprobe nvgrace-gpu openssl /lib/modules/*/build/scripts/sign-file sed sleep sysctl "
+            "udevadm update-grub update-secureboot-policy usermod xz zstd lspci").split()
 
 
 def complaint(cure):
@@ -139,7 +143,7 @@ class AllIsWell(Check):
         self.assertIn("\n                 - then reboot\n", out)
 
     def test_better_on_request(self):
-        self.machine.remove("/etc/udev/rules.d/60-nvgrace-gpu.rules")
+        self.machine.remove(RULE)
         self.assertNotIn("better:", self.output("check"))
         self.assertIn("nvgrace-gpu bind --persist", self.output("check", "--better"))
 
@@ -485,8 +489,33 @@ class GpuFaults(Check):
     def test_memory_is_system_ram(self):
         self.unbound()
         self.machine.put("/proc/iomem", "420000000000-42175fffffff : System RAM (kmem)")
-        self.fault("gpu.memory.free", "seq %d %d" % (0x420000000000 >> 27, 0x42175FFFFFFF >> 27),
-                   "echo offline", also=["gpu.driver"])
+        self.fault("gpu.memory.free", "daxctl list --devices", also=["gpu.driver"])
+        self.machine.put("/sys/bus/dax/devices/dax1.0/resource", "0x430000000000")
+        self.machine.put("/sys/bus/dax/devices/dax2.0/resource", "0x420000000000")
+        self.fault("gpu.memory.free", "daxctl reconfigure-device --mode=devdax --force dax2.0 && "
+                   "daxctl disable-device dax2.0", also=["gpu.driver"])
+
+    def test_memory_of_nvidias_driver(self):
+        """It goes with that driver; memory blocks that are offline stay RAM."""
+        self.machine.put("/proc/iomem", "420000000000-42175fffffff : System RAM (NVIDIA)")
+        self.machine.bound(GPU, "nvidia")
+        self.fault("gpu.memory.free", "nvgrace-gpu bind " + GPU, also=["gpu.driver"],
+                   text="it goes with NVIDIA's driver")
+        self.unbound()
+        self.fault("gpu.memory.free", "- reboot the host", also=["gpu.driver"],
+                   text="NVIDIA's driver left it behind")
+
+    def test_memory_in_the_memory_map(self):
+        self.unbound()
+        self.machine.put("/proc/iomem", "420000000000-42175fffffff : System RAM")
+        self.fault("gpu.memory.free", "- update the machine's firmware", also=["gpu.driver"])
+
+    def test_nobody_writes_offline(self):
+        """No file of this project tells people to."""
+        for name in glob.glob(TOP + "/**", recursive=True):
+            if os.path.isfile(name) and "/tests/" not in name and "/build/" not in name:
+                with open(name, "rb") as f:
+                    self.assertNotRegex(f.read(), rb"echo offline|take the memory offline", name)
 
     def test_memory_is_claimed(self):
         self.unbound()
@@ -603,8 +632,25 @@ class GpuFaults(Check):
         self.fault("gpu.poison", "nvgrace-gpu unbind " + GPU, text="2 poisoned")
 
     def test_after_reboot(self):
-        self.machine.remove("/etc/udev/rules.d/60-nvgrace-gpu.rules")
+        self.told("gpu.after_reboot", "a udev rule binds the GPU at boot")
+        self.machine.remove(RULE)
         self.told("gpu.after_reboot", "not bound", "nvgrace-gpu bind --persist")
+
+    def test_after_reboot_with_driverctl(self):
+        self.machine.put("/etc/driverctl.d/" + GPU, "vfio-pci")
+        self.fault("gpu.after_reboot", "driverctl unset-override " + GPU,
+                   text="driverctl gives %s to vfio-pci at boot" % GPU)
+        self.machine.remove(RULE)
+        self.told("gpu.after_reboot", "not bound; driverctl gives %s to vfio-pci" % GPU)
+
+    def test_after_reboot_with_ids_of_vfio_pci(self):
+        self.machine.put("/proc/cmdline", "root=/dev/sda2 vfio-pci.ids=10de:2342")
+        self.told("gpu.after_reboot", "a udev rule binds the GPU at boot; vfio-pci takes 10de:2342")
+
+    def test_users(self):
+        self.told("gpu.users", "nobody uses it")
+        self.machine.opened(4711, "qemu-system-aar", "/dev/vfio/20")
+        self.told("gpu.users", "in use by 4711 (qemu-system-aar)")
 
 
 class Users(Check):

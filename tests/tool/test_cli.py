@@ -14,7 +14,7 @@ from machine import PACKAGE, TOOL, TOP, Case
 from nvgrace_gpu.gpu import IDS
 
 GPU = "0009:01:00.0"
-COMMANDS = ("check", "list", "bind", "unbind", "qemu-args", "report")
+COMMANDS = ("check", "list", "status", "bind", "unbind", "qemu-args", "report")
 
 
 def read(*parts):
@@ -131,7 +131,7 @@ class Program(Case):
         self.addCleanup(os.umask, before)
         self.machine.add_gpu(GPU)
         self.output("bind", "--persist")
-        path = self.machine.path("/etc/udev/rules.d/60-nvgrace-gpu.rules")
+        path = self.machine.path("/etc/udev/rules.d/60-nvgrace-gpu-%s.rules" % GPU)
         self.assertEqual(os.stat(path).st_mode & 0o777, 0o644)
 
     def test_python_3_9(self):

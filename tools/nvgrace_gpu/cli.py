@@ -4,6 +4,7 @@
 import argparse
 import os
 import re
+import signal
 import sys
 
 from .binding import cmd_bind, cmd_unbind
@@ -12,7 +13,7 @@ from .guest import cmd_qemu_args
 from .host import Host, Refused, Unknown
 from .report import cmd_report
 from .sizes import GIB, parse_size
-from .status import cmd_list
+from .status import cmd_list, cmd_status
 from .version import version
 
 
@@ -37,8 +38,8 @@ def parser():
         prog="nvgrace-gpu", formatter_class=formatter,
         description="Pass the GPU of a Grace machine to a virtual machine.",
         epilog="Exit status: 0; 1 if there is something to fix, or what was asked for cannot be "
-        "done; 2 for a wrong command line; 3 if check finds nothing to fix, but does not know "
-        "all. See nvgrace-gpu(8).")
+        "done; 2 for a wrong command line; 3 if check or status finds nothing to fix, but does not "
+        "know all. See nvgrace-gpu(8).")
     top.add_argument("--root", default=os.environ.get("NVGRACE_GPU_ROOT", "/"), metavar="DIR",
                      help="/sys, /proc, /dev and /etc are in DIR (default: NVGRACE_GPU_ROOT or /)")
     top.add_argument("--version", action="version", version="nvgrace-gpu " + version())
@@ -66,6 +67,9 @@ def parser():
     p = command("list", cmd_list, "the GPUs, their drivers and their memory")
     p.add_argument("--json", action="store_true", help="for programs")
 
+    p = command("status", cmd_status, "a line for each GPU: driver, users, health")
+    p.add_argument("--json", action="store_true", help="for programs")
+
     for name, function, text in (
             ("bind", cmd_bind, "give GPUs to the driver; what had them before is written down"),
             ("unbind", cmd_unbind, "give GPUs back to what had them before")):
@@ -77,6 +81,9 @@ def parser():
         p.add_argument("--driver", type=driver_name, metavar="NAME",
                        help="another driver (default: this project's, whatever its name)")
         if name == "bind":
+            p.add_argument("--wait", action="store_true", help="wait until nobody uses the GPUs")
+            p.add_argument("--all-or-none", action="store_true",
+                           help="if a GPU is refused, give the others back")
             p.add_argument("--any-id", action="store_true", help="also if it is not a known GPU")
 
     p = command("qemu-args", cmd_qemu_args, "the command line of QEMU for these GPUs")
@@ -143,8 +150,8 @@ def run():
         status = main()
         sys.stdout.flush()
         sys.exit(status)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as e:
+        sys.exit(128 + (e.args[0] if e.args else signal.SIGINT))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)

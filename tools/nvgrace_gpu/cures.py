@@ -18,6 +18,7 @@ POWER_CYCLE = Advice("shut the host down, switch its power off and on again, and
 NEW_FIRMWARE = Advice("update the machine's firmware, as its vendor says")
 GRACE_CPU = Advice("use a machine with Grace's CPU, Neoverse-V2")
 REBOOT = Advice("then reboot")
+REBOOT_ONLY = Advice("reboot the host")
 # format() puts a GPU's address in.
 RESCAN = "echo 1 > /sys/bus/pci/devices/{bdf}/remove; echo 1 > /sys/bus/pci/rescan"
 RESET = "echo 1 > /sys/bus/pci/devices/{bdf}/reset"
@@ -35,8 +36,8 @@ TROUBLE = (
      "the C2C link did not come up", POWER_CYCLE),
     (r"without nvidia,gpu-mem-base-pa|not an unsigned 64-bit|is not a multiple of|is beyond |"
      r"wraps around|ends beyond what", "firmware names no usable memory", NEW_FIRMWARE),
-    (r"overlaps System RAM", "the kernel uses the memory already",
-     Advice("unbind the driver that onlined it: NVIDIA's takes its memory with it")),
+    (r"overlaps System RAM", "the kernel uses the memory as RAM, until the driver that added it "
+     "takes it back", "nvgrace-gpu check {bdf}"),
     (r"BAR0: .* is in use|usemem .* is in use|resmem .* is in use", "another driver has claimed it",
      Advice("unbind the driver that /proc/iomem names")),
     (r"not ready after \d+ s", "link or memory training did not end; if it does not end the second "

@@ -6,9 +6,11 @@ import contextlib
 import os
 import re
 import struct
+import sys
 
 from .firmware import aml_properties
 from .host import Refused, Unknown
+from .users import PROC, cures_of, sees_all, users_of
 
 # The name of the module and of the driver; and that of the kernel's own for the same GPUs, which
 # a build with DROPIN=1 has, too: see our_driver().
@@ -82,6 +84,8 @@ class Gpu:
 
     @property
     def override(self):
+        if self.leaving:
+            raise Unknown("NVIDIA's driver gives it up, and driver_override is locked meanwhile")
         text = self.host.read_or(self.dir + "/driver_override", "")
         return None if text in ("", "(null)") else text
 
@@ -102,27 +106,18 @@ class Gpu:
                 nodes["cdev"] = "/dev/vfio/devices/" + name
         return nodes
 
-    def users(self):
-        """The processes that have the device open, as "PID (NAME)"."""
-        nodes = set(self.nodes().values())
-        users = []
-        for pid in self.host.list("/proc"):
-            if not pid.isdigit():
-                continue
-            try:
-                for fd in self.host.list("/proc/%s/fd" % pid):
-                    try:
-                        target = os.readlink(self.host.path("/proc/%s/fd/%s" % (pid, fd)))
-                    except OSError:
-                        continue
-                    if target in nodes or (self.driver == "nvidia" and
-                                           target.startswith("/dev/nvidia")):
-                        name = self.host.read_or("/proc/%s/comm" % pid, "?")
-                        users.append("%s (%s)" % (pid, name))
-                        break
-            except OSError:
-                continue    # another user's, or it ended
-        return users
+    @property
+    def leaving(self):
+        """NVIDIA's driver gives it up, and waits for its users.
+
+        The PCI core takes the link to a driver away before it calls the driver's remove, and
+        holds the device lock then: a task that reads or writes driver_override waits for that.
+        """
+        return not self.driver and self.host.exists("%s/gpus/%s" % (PROC, self))
+
+    def users(self, deep=False):
+        """The processes that have the device open, and with deep whatever else uses it."""
+        return users_of(self, deep)
 
     def physical_bars(self):
         """BARs 0 to 5 as sysfs has them, without the emulated ones: {0: size}."""
@@ -141,6 +136,17 @@ class Gpu:
         if len(data) < 64:
             raise Unknown("%s/config has %d bytes, not 64" % (self.dir, len(data)))
         return data
+
+    def capabilities(self):
+        """The ids in its list of capabilities; only root sees that list."""
+        data, ids = self.host.read_bytes(self.dir + "/config", 256), set()
+        if len(data) < 256 or not data[6] & 0x10:
+            return ids
+        at = data[0x34] & 0xFC
+        while at and at < 255 and len(ids) < 48:
+            ids.add(data[at])
+            at = data[at + 1] & 0xFC
+        return ids
 
     def files(self):
         """The driver's files in sysfs about a GPU that it has: {"handover": "reset"}.
@@ -231,6 +237,15 @@ def find_gpus(host):
     return gpus
 
 
+def pci_address(name):
+    bdf = name.lower()
+    if re.fullmatch(r"[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", bdf):
+        bdf = "0000:" + bdf
+    if not re.fullmatch(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", bdf):
+        raise Refused("'%s' is not a PCI address such as 0009:01:00.0" % name)
+    return bdf
+
+
 def choose_gpus(host, names, any_id=False):
     """The GPUs that have these names, or all of them."""
     if not names:
@@ -241,11 +256,7 @@ def choose_gpus(host, names, any_id=False):
         return gpus
     gpus = []
     for name in names:
-        bdf = name.lower()
-        if re.fullmatch(r"[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", bdf):
-            bdf = "0000:" + bdf
-        if not re.fullmatch(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", bdf):
-            raise Refused("'%s' is not a PCI address such as 0009:01:00.0" % name)
+        bdf = pci_address(name)
         gpu = Gpu(host, bdf)
         if not host.exists(gpu.dir):
             raise Refused("there is no PCI function %s; these are GPUs: %s" %
@@ -261,6 +272,10 @@ def choose_gpus(host, names, any_id=False):
 
 
 def refuse_if_in_use(gpu):
-    users = gpu.users()
+    users = gpu.users(deep=True)
     if users:
-        raise Refused("%s is in use by %s: end that first" % (gpu, ", ".join(users)))
+        raise Refused("%s is in use by %s: end that first\n      %s" %
+                      (gpu, ", ".join(u.who for u in users), "\n      ".join(cures_of(users))))
+    if not sees_all(gpu.host):
+        print("%s: only root sees whether the process of another user has it open" % gpu,
+              file=sys.stderr)

@@ -75,12 +75,17 @@ class Host:
         except FileNotFoundError:
             return []
 
-    def link(self, name):
-        """The last part of where a link leads, or None."""
+    def target(self, name):
+        """Where a link leads, or None."""
         try:
-            return os.path.basename(os.readlink(self.path(name)))
+            return os.readlink(self.path(name))
         except OSError:
             return None
+
+    def link(self, name):
+        """The last part of where a link leads, or None."""
+        target = self.target(name)
+        return target and os.path.basename(target)
 
     def write(self, name, text):
         fd = os.open(self.path(name), os.O_WRONLY)
@@ -112,25 +117,28 @@ class Host:
                 return path
         return None
 
-    def run(self, *command):
+    def run(self, *command, timeout=60):
         """Run a program of that machine; returns what it printed."""
-        status, output = self.ask(*command)
+        status, output = self.ask(*command, timeout=timeout)
         if status:
             raise Unknown("%s: %s" % (command[0], output.strip() or "failed"))
         return output
 
-    def ask(self, *command):
+    def ask(self, *command, timeout=60):
         """The same for a program whose exit status is an answer: (status, what it printed)."""
         path = self.program(command[0])
         if not path:
             raise Unknown("%s is not installed" % command[0])
+        process = subprocess.Popen([path, *command[1:]], stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                   universal_newlines=True)
         try:
-            done = subprocess.run([path, *command[1:]], stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                  universal_newlines=True, timeout=60, check=False)
+            printed = process.communicate(timeout=timeout)[0]
         except subprocess.TimeoutExpired:
-            raise Unknown("%s did not end" % command[0]) from None
-        return done.returncode, done.stdout
+            # Do not wait: one that hangs in the kernel does not end.
+            process.kill()
+            raise Unknown("%s did not end within %d s" % (command[0], timeout)) from None
+        return process.returncode, printed
 
     def once(self, key, function):
         """Return or raise again what the function did the first time."""

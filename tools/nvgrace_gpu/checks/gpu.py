@@ -4,13 +4,14 @@
 import os
 import re
 
-from ..binding import RULES
-from ..cures import NEW_FIRMWARE, POWER_CYCLE, REBOOT, RESCAN, SMMU_ON, Advice, explain
+from ..cures import NEW_FIRMWARE, POWER_CYCLE, REBOOT, REBOOT_ONLY, RESCAN, SMMU_ON, Advice, explain
 from ..distribution import Distribution
 from ..gpu import COHERENT_DRIVERS, DEVICES, NEW_IDS, NVIDIA, TRAINING, Gpu
 from ..host import Account, Unknown
 from ..module import install_cures, module_file, our_driver
+from ..persist import TOO_LATE, other_owners, rule_file
 from ..sizes import human
+from ..users import cures_of, sees_all
 from .base import fix, ok, registry
 
 CHECKS, listed = registry()
@@ -74,6 +75,27 @@ def check_memory(_, gpu, options):
     return ok("%s of coherent memory at 0x%x-0x%x" % (human(size), base, base + size - 1))
 
 
+def onlined(host, gpu, start, name):
+    """Who made RAM of the GPU's memory, and the command that has them take it back.
+
+    Memory that is offline stays in /proc/iomem, and is RAM for the driver, until then.
+    """
+    if "kmem" in name:
+        for device in host.list("/sys/bus/dax/devices"):
+            resource = host.read_or("/sys/bus/dax/devices/%s/resource" % device, "")
+            if resource and int(resource, 16) == start:
+                return ("it goes with the driver kmem of %s" % device,
+                        "daxctl reconfigure-device --mode=devdax --force {0} && "
+                        "daxctl disable-device {0}".format(device))
+        return "it goes with the driver kmem", "daxctl list --devices"
+    if gpu.driver == "nvidia":
+        return ("it goes with NVIDIA's driver, once the GPU has no users",
+                "nvgrace-gpu bind %s" % gpu)
+    if "NVIDIA" in name:
+        return "NVIDIA's driver left it behind", REBOOT_ONLY
+    return "firmware's memory map has it as RAM", NEW_FIRMWARE
+
+
 @listed("memory.free")
 def check_memory_free(host, gpu, _):
     base, size = gpu.memory()
@@ -82,13 +104,9 @@ def check_memory_free(host, gpu, _):
     within = [r for r in host.iomem() if r[0] < base + size and r[1] >= base]
     ram = [r for r in within if r[2].startswith("System RAM")]
     if ram:
-        start, end = max(base, ram[0][0]), min(base + size, ram[0][1] + 1)
-        block = host.number("/sys/devices/system/memory/block_size_bytes", 16)
-        return fix("the kernel uses 0x%x-0x%x as %s: something onlined it" %
-                   (start, end - 1, ram[0][2]),
-                   "for i in $(seq %d %d); do echo offline > "
-                   "/sys/devices/system/memory/memory$i/state; done" %
-                   (start // block, (end - 1) // block))
+        start, end, name = max(base, ram[0][0]), min(base + size, ram[0][1] + 1), ram[0][2]
+        why, cure = onlined(host, gpu, start, name)
+        return fix("the kernel uses 0x%x-0x%x as %s: %s" % (start, end - 1, name, why), cure)
     others = sorted({name for _, _, name in within
                      if name not in COHERENT_DRIVERS and not name.startswith(("PCI", "Reserved",
                                                                               "reserved"))})
@@ -123,6 +141,24 @@ def check_driver(host, gpu, _):
         return fix("bound to no driver", "nvgrace-gpu bind %s" % gpu)
     what = {"vfio-pci": ", which shows no usemem", "nvidia": ", NVIDIA's, for the host itself"}
     return fix("bound to %s%s" % (driver, what.get(driver, "")), "nvgrace-gpu bind %s" % gpu)
+
+
+@listed("users")
+def check_users(host, gpu, _):
+    users = gpu.users(deep=True)
+    who = ", ".join(user.who for user in users)
+    if gpu.leaving:
+        return fix("NVIDIA's driver gives it up, and waits for its users: %s" %
+                   (who or "none is known, so only a reboot ends that"),
+                   *(cures_of(users) or [REBOOT_ONLY]))
+    if users and gpu.driver == "nvidia":
+        return fix("in use by %s: nvgrace-gpu bind does not take it from them" % who,
+                   *cures_of(users))
+    if users:
+        return ok("in use by " + who)
+    if not sees_all(host):
+        raise Unknown("only root sees the processes of other users")
+    return ok("nobody uses it")
 
 
 @listed("override")
@@ -266,10 +302,16 @@ def check_nodes(host, gpu, options):
 
 @listed("after_reboot")
 def check_after_reboot(host, gpu, _):
-    ours = 'KERNEL=="%s"' % gpu in host.read_or(RULES, "")
+    ours = host.exists(rule_file(gpu))
+    others = other_owners(host, gpu, gpu.driver if not ours else None)
     if ours and not module_file(host, our_driver(host)):
         return fix("a udev rule binds the GPU at boot, but the module is not installed for this "
                    "kernel", *install_cures(host))
+    if ours and any("%s: %s" % (gpu, TOO_LATE) in line for line in host.log()):
+        return fix("the udev rule came too late at boot: " + TOO_LATE, "nvgrace-gpu bind %s" % gpu)
+    if ours and others and others[0][1].startswith("driverctl"):
+        return fix("a udev rule binds the GPU at boot, and " + others[0][0], others[0][1])
+    said = "".join("; " + sentence for sentence, _ in others)
     if ours:
-        return ok("a udev rule binds the GPU at boot")
-    return ok("after a reboot the GPU is not bound", "nvgrace-gpu bind --persist %s" % gpu)
+        return ok("a udev rule binds the GPU at boot" + said)
+    return ok("after a reboot the GPU is not bound" + said, "nvgrace-gpu bind --persist %s" % gpu)
