@@ -199,23 +199,38 @@ static int show_information(struct seq_file *file, void *data)
 
 /* debugfs */
 
-#define DEFINE_COUNT(name)							\
-static int name##_get(void *data, u64 *val)					\
-{										\
-	*val = ((struct gpu *)data)->name;					\
-	return 0;								\
-}										\
-static int name##_set(void *data, u64 val)					\
-{										\
-	guard(mutex)(&gpus_lock);						\
-	((struct gpu *)data)->name = val;					\
-	update(data);								\
-	return 0;								\
-}										\
-DEFINE_DEBUGFS_ATTRIBUTE(name##_fops, name##_get, name##_set, "%llu\n")
+static void set_count(struct gpu *gpu, u32 *count, u64 val)
+{
+	guard(mutex)(&gpus_lock);
+	*count = val;
+	update(gpu);
+}
 
-DEFINE_COUNT(persistence);
-DEFINE_COUNT(lost);
+static int persistence_get(void *data, u64 *val)
+{
+	*val = ((struct gpu *)data)->persistence;
+	return 0;
+}
+
+static int persistence_set(void *data, u64 val)
+{
+	set_count(data, &((struct gpu *)data)->persistence, val);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(persistence_fops, persistence_get, persistence_set, "%llu\n");
+
+static int lost_get(void *data, u64 *val)
+{
+	*val = ((struct gpu *)data)->lost;
+	return 0;
+}
+
+static int lost_set(void *data, u64 val)
+{
+	set_count(data, &((struct gpu *)data)->lost, val);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(lost_fops, lost_get, lost_set, "%llu\n");
 
 static void add_files(struct gpu *gpu)
 {

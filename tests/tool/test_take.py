@@ -375,7 +375,7 @@ class ComesBack(Take):
         self.assertEqual(self.state(), "driver=nvidia\ndriver_override=")
 
     def test_given_back_by_hand(self):
-        """Then what was saved is old: the next bind saves anew, unbind only forgets."""
+        """Then what was saved is old: the next bind saves again, unbind only forgets."""
         self.add(A, driver="vfio-pci")
         self.output("bind")
         self.by_hand(A)

@@ -23,7 +23,7 @@ STATE = "/run/nvgrace-gpu"
 # NVIDIA's driver needs seconds to take a GPU out of use. Give up on it after that many.
 GIVE_UP = 30
 
-# What a GPU has: driver, driver_override, and the text of its file in STATE, or None for each.
+# The driver and driver_override of a GPU, and the text of its file in STATE, or None for each.
 Now = collections.namedtuple("Now", "driver override saved")
 
 
@@ -129,7 +129,7 @@ def restore(writer, gpu, was):
 def bind(writer, gpu, driver, was):
     """A job for Writer.together(): give the GPU to the driver, or leave all as it was."""
     host = gpu.host
-    # What another bind or libvirt put there is not what was there first.
+    # Keep what was there first: another bind or libvirt put there a driver for guests.
     if was.saved is None or was.driver and not (
             "vfio" in was.driver or was.driver in COHERENT_DRIVERS):
         writer.save("%s/%s" % (STATE, gpu), "driver=%s\ndriver_override=%s\n" %
@@ -172,7 +172,7 @@ def undo(writer, gpus, was, signals):
 
 
 def refuse(gpu, options, driver=None):
-    """What can be known before the first write. With --dry-run its users are only a warning."""
+    """Refuse a GPU before the first write. With --dry-run its users are only a warning."""
     if gpu.leaving:
         raise Refused(stuck(gpu, "nvidia"))
     try:

@@ -3,7 +3,6 @@
 
 import collections
 import contextlib
-import os
 import re
 import struct
 import sys

@@ -21,7 +21,7 @@ RUN{{builtin}}+="kmod load {driver}", RUN+="/bin/sh -c '{command}'"
 """
 # No character of this means something to a shell or to udev.
 TOO_LATE = "the driver nvidia was loaded before udev ran, and nothing takes the GPU away at boot"
-# NVIDIA's driver may wait for its users for ever, and udev would kill a worker that waits. Any
+# NVIDIA's driver may wait for its users forever, and udev would kill a worker that waits. Any
 # other driver gives the device up; then the kernel matches again.
 COMMAND = (
     "if [ -e /sys/bus/pci/drivers/nvidia/{bdf} ]; then "
@@ -43,7 +43,7 @@ def persisted(host):
 
 
 def other_owners(host, gpu, driver=None):
-    """What gives the GPU to another driver at boot: (a sentence, the command that ends it)."""
+    """List what gives the GPU to another driver at boot: (a sentence, the command that ends it)."""
     found = []
     chosen = host.read_or("%s/%s" % (DRIVERCTL, gpu))
     if chosen and chosen != driver:

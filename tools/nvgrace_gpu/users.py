@@ -95,7 +95,7 @@ def has_interrupts(gpu):
 
 
 def users_of_nvidia(gpu, found):
-    """What uses a GPU of NVIDIA's driver without a file descriptor, beside the users found so far.
+    """List what uses a GPU of NVIDIA's driver without a file descriptor; found are the processes.
 
     Persistence mode is a flag in NVIDIA's source, for which remove does not wait. Operators report
     that it hangs all the same (OpenNebula/one-deploy#251).

@@ -76,7 +76,7 @@ def check_memory(_, gpu, options):
 
 
 def onlined(host, gpu, start, name):
-    """Who made RAM of the GPU's memory, and the command that has them take it back.
+    """Say which driver made RAM of the GPU's memory, and the command that has it take it back.
 
     Memory that is offline stays in /proc/iomem, and is RAM for the driver, until then.
     """
