@@ -463,10 +463,7 @@ class Case(unittest.TestCase):
                 status = main(list(argv), self.machine)
         except SystemExit as e:
             status = e.code
-        err = err.getvalue()
-        if not self.machine.delay:    # this machine may be slow enough for the counter
-            err = re.sub(r"^.* the GPU trains its memory\n", "", err, flags=re.M)
-        return status, out.getvalue(), err
+        return status, out.getvalue(), err.getvalue()
 
     def tool_quietly(self, *argv):
         """Without the lines that count seconds, which are there on a busy machine."""
