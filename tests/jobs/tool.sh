@@ -50,7 +50,8 @@ refused() {
 
 # names FILE: what is to fix or a risk, with the GPU, a line each.
 names() {
-	awk '/^[0-9a-f]+:/ { gpu = $1 } /^(fix|risk) / { sub(":$", "", $2); print gpu, $2 }' "$1" | sort
+	awk '/^[0-9a-f]+:/ { gpu = $1 } /^(fix|risk) / { sub(":$", "", $2); print gpu, $2 }' "$1" |
+		sort
 }
 
 # fault NAME CURE: check names this fault and none but those from before, with this cure.
@@ -227,8 +228,8 @@ persists() {
 }
 
 rule_goes() {
-	tool unbind --persist "$A" "$B" && [ ! -e "$(rule_of "$A")" ] && [ ! -e "$(rule_of "$B")" ] &&
-		unbound "$A" && unbound "$B"
+	tool unbind --persist "$A" "$B" && [ ! -e "$(rule_of "$A")" ] &&
+		[ ! -e "$(rule_of "$B")" ] && unbound "$A" && unbound "$B"
 }
 
 # ---- qemu-args

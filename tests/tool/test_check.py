@@ -8,7 +8,6 @@ import os
 import re
 import struct
 import subprocess
-import time
 from unittest import mock
 
 from machine import BOOT, CONFIG, DROPIN, TOP, Case, aml_package
