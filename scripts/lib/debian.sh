@@ -143,14 +143,16 @@ run_unpacked() {
 }
 
 # fill_usr DIR: make the emulated host's user space: busybox, and an ext4 image of /usr. That has
-# QEMU for arm64 and its firmware for guests; and Python, udev and kmod for the tool nvgrace-gpu.
+# QEMU for arm64, UEFI for guests and a template of its variables; and Python, udev and kmod for the
+# tool nvgrace-gpu.
 fill_usr() {
 	local log
 	log=$(log_file mke2fs.log)
 	trixie arm64 qemu-system-arm,busybox-static,kmod,python3,qemu-efi-aarch64,udev \
 		"$1/root"
 	rm -rf "$1"/root/usr/share/{doc,man,locale,info}
-	find "$1/root/usr/share/AAVMF" -type f ! -name AAVMF_CODE.no-secboot.fd -delete
+	find "$1/root/usr/share/AAVMF" -type f ! -name AAVMF_CODE.no-secboot.fd \
+		! -name AAVMF_VARS.fd -delete
 	mkdir -p "$1/root/usr/lib/modules"
 	mke2fs -q -t ext4 -d "$1/root/usr" "$1/usr.img" 512M > "$log" 2>&1 ||
 		die_log "$log" "could not make the emulated host's disk"
@@ -159,7 +161,7 @@ fill_usr() {
 }
 
 host_usr() {
-	cached "usr-tool-$RECIPE" "fetching the emulated host's user space (arm64)" megabytes \
+	cached "usr-uefi-$RECIPE" "fetching the emulated host's user space (arm64)" megabytes \
 		fill_usr
 }
 
@@ -167,4 +169,24 @@ host_usr() {
 uapi() {
 	cached "uapi-$RECIPE" "fetching the newest kernel's UAPI headers" megabytes \
 		trixie arm64 linux-libc-dev/trixie-backports
+}
+
+# fill_schemas DIR: for each version of libvirt that Debian 13 has, make a directory of that name
+# with the schemas of its XML.
+fill_schemas() {
+	local from version
+	for from in '' /trixie-backports; do
+		trixie "$(native)" "libvirt-common$from" "$1/unpacked"
+		version=$(zcat "$1/unpacked/usr/share/doc/libvirt-common/changelog.Debian.gz" |
+			sed -n '1s/^libvirt (\([0-9]*\.[0-9]*\).*/\1/p')
+		mv "$1/unpacked/usr/share/libvirt/schemas" "$1/$version"
+		rm -rf "$1/unpacked"
+	done
+}
+
+# libvirt_schemas: install xmllint, and print a directory that fill_schemas has filled.
+libvirt_schemas() {
+	need_packages "${FETCH_PACKAGES[@]}" libxml2-utils
+	cached "libvirt-schemas-$RECIPE" "fetching libvirt's schemas (Debian 13)" megabytes \
+		fill_schemas
 }

@@ -252,13 +252,24 @@ started() {
 # A user gets the sizes from sysfs, and no line depends on what only root may read.
 user_qemu_args() {
 	user_tool qemu-args "$A" > /tmp/user.sh && tool qemu-args "$A" > /tmp/root.sh &&
-		diff /tmp/user.sh /tmp/root.sh && grep highmem-mmio-size=512G /tmp/root.sh
+		diff /tmp/user.sh /tmp/root.sh && grep 'ras=on' /tmp/root.sh
 }
 
-# An accelerated SMMU needs an iommufd, which Debian's kernels have not, and QEMU 11.
+# UEFI writes its variables to a copy of the template, which the printed line makes.
+started_with_disk() {
+	truncate -s 1M /tmp/disk.raw
+	(cd /tmp && started 1 1-2 --initiators 2 --disk disk.raw --name copied "$C") &&
+		[ -s /tmp/copied_VARS.fd ] && ! cmp -s /tmp/copied_VARS.fd "$vars"
+	disk_rc=$?
+	rm -f /tmp/copied_VARS.fd
+	return $disk_rc
+}
+vars=/usr/share/AAVMF/AAVMF_VARS.fd
+
+# An accelerated SMMU needs an iommufd, which Debian's kernels do not have, and QEMU 11.
 smmu_is_refused() {
 	if has_iommufd; then
-		refused 'no arm-smmuv3' tool qemu-args --smmu "$A"
+		refused 'has no arm-smmuv3 with accel=' tool qemu-args --smmu "$A"
 	else
 		refused '--smmu needs iommufd' tool qemu-args --smmu "$A"
 	fi
@@ -272,6 +283,9 @@ domain = tree.parse("/tmp/domain.xml").getroot()
 hostdevs = domain.findall("./devices/hostdev")
 assert len(hostdevs) == 2, hostdevs
 assert all(h.find("driver").get("model") == "nvgrace_gpu" for h in hostdevs)
+# There is no virsh here, and so the XML is for an old version, without elements for initiators.
+values = [a.get("value") for a in domain.iter("{http://libvirt.org/schemas/domain/qemu/1.0}arg")]
+assert sum("acpi-generic-initiator" in v for v in values) == 16, values
 END
 }
 
@@ -348,6 +362,7 @@ nested qemu_args.one_gpu started 1 1-8 "$A"
 # Debian's kernels take 16 nodes.
 nested qemu_args.two_gpus started 2 1-14 --initiators 7 "$A" "$B"
 nested qemu_args.container started 1 1-2 --container --initiators 2 "$C"
+nested qemu_args.disk started_with_disk
 ok qemu_args.libvirt libvirt
 ok report.as_root report
 ok unbind.all tool unbind

@@ -43,6 +43,28 @@ SHAPES = {
 }
 
 
+# The tool reads these parts of what versions of QEMU print. Those of 10.0 and 11.1 are as Debian's
+# packages print them, and the defaults of 11.0 are from QEMU's qemu-options.hx.
+QEMU_OBJECTS = {"8.2.2": "", "9.2.1": "acpi-generic-initiator iommufd"}
+QEMU_SMMU = {
+    "8.2.2": "", "9.2.1": "", "10.0.13": "  primary-bus=<link<PCI>>",
+    "11.0.1": """\
+  accel=<bool>           - Enable SMMUv3 accelerator support. (default: off)
+  ats=<OnOffAuto>        - Enable/disable ATS support (default: off)
+  oas=<OasMode>          - Set Output Address Size in bits (default: 44)
+  ril=<OnOffAuto>        - Disable range invalidation support (default: on)
+  ssidsize=<SsidSizeMode> - Set number of bits of SubstreamIDs (default: 0)""",
+    "11.1.3": """\
+  accel=<bool>           - Enable SMMUv3 accelerator support. (default: off)
+  ats=<OnOffAuto>        - Enable/disable ATS support (default: auto)
+  oas=<OasMode>          - Set Output Address Size in bits (default: auto)
+  ril=<OnOffAuto>        - Enable/disable range invalidation support (default: auto)
+  ssidsize=<SsidSizeMode> - Set number of bits of SubstreamIDs (default: auto)""",
+}
+# Grace's SMMU: ATS, SIDs of 16 and SSIDs of 20 bits, no range invalidation, addresses of 48 bits.
+GRACE_IDR = [1 << 10, 20 << 6 | 16, 0, 0, 0, 5]
+
+
 def packed():
     """The tool as people get it: one file, see scripts/tool."""
     directory = tempfile.mkdtemp(prefix="nvgrace-gpu-")
@@ -86,6 +108,7 @@ class Machine(Host):
     def __init__(self, user="root"):
         super().__init__(tempfile.mkdtemp(prefix="nvgrace-gpu-"))
         self.caps = {243: 1, 165: 48}
+        self.idr = GRACE_IDR
         self.refuse = {}       # {(BDF, driver): (errno, line of the log)}
         self.missing = set()   # modules that modprobe does not find
         self.delay = 0         # seconds that binding takes
@@ -106,7 +129,7 @@ class Machine(Host):
         self.put("/sys/class/iommu/smmu3.0x11000000", "")
         self.put("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "N")
         self.put("/sys/devices/system/memory/block_size_bytes", "8000000")
-        self.put("/sys/devices/system/node/has_cpu", "0-1")
+        self.numa("0-1", "0-1", {0: (10, 40), 1: (40, 10)})
         self.put("/etc/passwd", "root:x:0:0::/root:/bin/sh\nqemu:x:64055:64055::/:/bin/false\n")
         self.put("/etc/group", "root:x:0:\nkvm:x:104:qemu\n")
         self.put("/etc/security/limits.conf", "# nothing\nqemu - memlock unlimited\n")
@@ -121,10 +144,8 @@ esac""" % (self.root, self.root))
         self.enrolled("is already enrolled")
         for name, mode in (("kvm", 0o666), ("iommu", 0o666), ("vfio/vfio", 0o666)):
             self.put("/dev/" + name, "", mode)
-        self.executable("qemu-system-aarch64", """case $2 in
-arm-smmuv3,help) echo '  accel=<bool>' ;;
-*) echo 'QEMU emulator version 11.0.1 (Debian 1:11.0.1+ds-1)' ;;
-esac""")
+        self.qemu("11.1.3")
+        self.libvirt("12.9.0")
         self.executable("udevadm", "exit 0")
         self.driver("nvgrace_gpu")
         self.parameter("usemem_bar", "4")
@@ -157,6 +178,33 @@ esac""")
 
     def executable(self, name, script):
         self.put("/usr/bin/" + name, "#!/bin/sh\n" + script, 0o755)
+
+    def qemu(self, version, program="/usr/bin/qemu-system-aarch64"):
+        """Install a version of QEMU that prints what the tool asks for."""
+        old = version in QEMU_OBJECTS
+        text = {"--version ": "QEMU emulator version %s (Debian 1:%s+ds-1)" % (version, version),
+                "-object help": QEMU_OBJECTS.get(version, QEMU_OBJECTS["9.2.1"]).replace(
+                    " ", "\n  "),
+                "-machine virt,help": "  ras=<bool>" + (
+                    "" if old else "\n  highmem-mmio-size=<size>"),
+                "-device arm-smmuv3,help": QEMU_SMMU[version],
+                "-device pcie-root-port,help": "  x-speed=<PCIELinkSpeed> - 2_5/5/8/16%s "
+                "(default: 16)\n  x-width=<PCIELinkWidth> - 1/2/4/8/12/16/32 (default: 32)" % (
+                    "" if old else "/32/64")}
+        cases = "".join("'%s') cat << 'END'\n%s\nEND\n;;\n" % pair for pair in text.items())
+        self.put(program, "#!/bin/sh\ncase \"$1 $2\" in\n%s*) exit 1 ;;\nesac" % cases, 0o755)
+
+    def libvirt(self, version):
+        self.executable("virsh", "echo " + version)
+
+    def numa(self, cpus, memory, distances):
+        """The host's NUMA nodes: which have CPUs and memory, and {node: its distances}."""
+        nodes = "/sys/devices/system/node/"
+        self.put(nodes + "has_cpu", cpus)
+        self.put(nodes + "has_memory", memory)
+        self.put(nodes + "online", ",".join(map(str, distances)))
+        for node, values in distances.items():
+            self.put(nodes + "node%d/distance" % node, " ".join(map(str, values)))
 
     def kernel(self, release, config):
         self.put("/proc/sys/kernel/osrelease", release)
@@ -237,7 +285,7 @@ esac""")
         self.cache.pop("log", None)
 
     def add_gpu(self, bdf, shape="GH200", driver="nvgrace_gpu", node=0, layout=4,
-                firmware="all", methods="acpi flr"):
+                firmware="all", methods="acpi flr", smmu=None):
         """A GPU, its ACPI device and its VFIO nodes. firmware: all, base, size, none."""
         device, memory, usemem, resmem, bars = SHAPES[shape]
         number = self.nr_gpus
@@ -260,6 +308,10 @@ esac""")
             at += size
         self.put(real + "/resource", "\n".join(lines))
         self.put(real + "/config", self.config_space_of(device))
+        smmu = smmu or "smmu3.0x%x000000" % (0x11 + number)
+        self.put("/sys/class/iommu/" + smmu, "")
+        self.put("/sys/devices/virtual/iommu/%s/uevent" % smmu, "")
+        self.symlink(real + "/iommu", "../../virtual/iommu/" + smmu)
         group = str(20 + number)
         self.symlink(real + "/iommu_group", "../../../kernel/iommu_groups/" + group)
         self.symlink("/sys/kernel/iommu_groups/%s/devices/%s" % (group, bdf),
@@ -364,6 +416,11 @@ esac""")
             return super().vfio_bars(gpu)
         emulated = {bar: size for _, bar, _, _, size in self.regions[gpu.bdf]}
         return {**gpu.physical_bars(), **emulated}
+
+    def smmu_registers(self, gpu):
+        if isinstance(self.idr, OSError):
+            raise self.idr
+        return self.idr
 
     def run(self, *command, **more):
         if command[0] == "modprobe":

@@ -94,7 +94,7 @@ def parser():
                    help="memory (default 64G)")
     p.add_argument("--initiators", type=int, choices=range(33), default=8, metavar="N",
                    help="NUMA nodes for each GPU (default 8)")
-    p.add_argument("--smmu", action="store_true", help="an accelerated SMMU for each GPU")
+    p.add_argument("--smmu", action="store_true", help="an accelerated SMMU for each of the host's")
     p.add_argument("--container", action="store_true", help="VFIO's container, not iommufd")
     p.add_argument("--firmware", metavar="FILE", help="UEFI for the guest, or none")
     p.add_argument("--disk", metavar="FILE", help="the guest's disk")

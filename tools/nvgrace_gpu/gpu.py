@@ -92,6 +92,17 @@ class Gpu:
     def group(self):
         return self.host.link(self.dir + "/iommu_group")
 
+    @property
+    def smmu(self):
+        """The name of its SMMU in /sys/class/iommu, or None."""
+        return self.host.link(self.dir + "/iommu")
+
+    def max_link(self):
+        """The fastest and widest link of its PCIe port, ("32.0", "16"); "" is not known."""
+        speed = re.match(r"([\d.]+) GT/s", self.host.read_or(self.dir + "/max_link_speed", ""))
+        width = self.host.read_or(self.dir + "/max_link_width", "")
+        return speed.group(1) if speed else "", width if width not in ("0", "255") else ""
+
     def group_members(self):
         return self.host.list(self.dir + "/iommu_group/devices")
 

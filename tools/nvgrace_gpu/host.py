@@ -2,6 +2,7 @@
 """The machine: files, programs, kernel log, KVM and VFIO, and the account that runs QEMU."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -15,6 +16,10 @@ KVM_CAP_ARM_VM_IPA_SIZE, KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED = 165, 243
 VFIO_SET_IOMMU, VFIO_GROUP_SET_CONTAINER, VFIO_GROUP_GET_DEVICE_FD = 0x3B66, 0x3B68, 0x3B6A
 VFIO_DEVICE_GET_REGION_INFO, VFIO_DEVICE_BIND_IOMMUFD = 0x3B6C, 0x3B76
 VFIO_TYPE1V2_IOMMU = 3
+IOMMU_GET_HW_INFO, IOMMU_HW_INFO_TYPE_ARM_SMMUV3 = 0x3B8A, 2
+
+# sysfs has the NUMA nodes below it.
+NODES = "/sys/devices/system/node/"
 
 
 class Unknown(Exception):
@@ -111,7 +116,7 @@ class Host:
         if "/" in name:
             return self.path(name)
         for directory in ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin",
-                          "/bin"):
+                          "/bin", "/usr/libexec"):
             path = self.path(directory + "/" + name)
             if os.access(path, os.X_OK):
                 return path
@@ -238,19 +243,12 @@ class Host:
     def vfio_bars(self, gpu):
         """The size of each BAR, as VFIO reports it. This opens the device, which resets it."""
         nodes = gpu.nodes()
-
-        def opened(name):
-            fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
-            stack.callback(os.close, fd)
-            return fd
-
         with contextlib.ExitStack() as stack:
             if "cdev" in nodes and self.exists("/dev/iommu"):
-                device = opened(nodes["cdev"])
-                bind = bytearray(struct.pack("<IIiI", 16, 0, opened("/dev/iommu"), 0))
-                fcntl.ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, bind, True)
+                device = self.bind_iommufd(gpu, stack)[0]
             elif "group" in nodes:
-                container, group = opened("/dev/vfio/vfio"), opened(nodes["group"])
+                container = self.opened("/dev/vfio/vfio", stack)
+                group = self.opened(nodes["group"], stack)
                 fcntl.ioctl(group, VFIO_GROUP_SET_CONTAINER,
                             bytearray(struct.pack("i", container)), True)
                 fcntl.ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1V2_IOMMU)
@@ -267,6 +265,49 @@ class Host:
                 if size:
                     bars[bar] = size
             return bars
+
+    def opened(self, name, stack):
+        """Open a file until the stack ends."""
+        fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        return fd
+
+    def bind_iommufd(self, gpu, stack):
+        """Open a device over an iommufd: its file, that of the iommufd, and its id there."""
+        device = self.opened(gpu.nodes()["cdev"], stack)
+        iommufd = self.opened("/dev/iommu", stack)
+        bind = bytearray(struct.pack("<IIiI", 16, 0, iommufd, 0))
+        fcntl.ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, bind, True)
+        return device, iommufd, struct.unpack("<IIiI", bind)[3]
+
+    def smmu_registers(self, gpu):
+        """IDR0 to IDR5 of the GPU's SMMU. This opens the device, which resets it."""
+        with contextlib.ExitStack() as stack:
+            _, iommufd, device_id = self.bind_iommufd(gpu, stack)
+            # struct iommu_hw_info_arm_smmuv3: flags, a hole, IDR0 to IDR5, IIDR, AIDR.
+            data = (ctypes.c_uint32 * 10)()
+            info = bytearray(struct.pack("<IIIIQIIQ", 40, 0, device_id, ctypes.sizeof(data),
+                                         ctypes.addressof(data), 0, 0, 0))
+            fcntl.ioctl(iommufd, IOMMU_GET_HW_INFO, info, True)
+            kind = struct.unpack("<IIIIQIIQ", info)[5]
+            if kind != IOMMU_HW_INFO_TYPE_ARM_SMMUV3:
+                raise Unknown("the IOMMU of %s is of type %d, which is not an SMMUv3" %
+                              (gpu.bdf, kind))
+            return list(data)[2:8]
+
+    def node_list(self, name):
+        """A list of nodes in sysfs, such as has_cpu; [] if there is none."""
+        nodes = []
+        for part in self.read_or(NODES + name, "").split(","):
+            first, _, last = part.partition("-")
+            if first.isdigit():
+                nodes += range(int(first), int(last or first) + 1)
+        return nodes
+
+    def node_distances(self, node):
+        """{node: its distance from this one}; {} if the kernel does not say."""
+        text = self.read_or(NODES + "node%d/distance" % node, "")
+        return dict(zip(self.node_list("online"), map(int, text.split())))
 
     def status(self, key):
         """The words of a line of /proc/self/status: of Uid they are 0 0 0 0."""

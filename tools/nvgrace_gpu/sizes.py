@@ -4,7 +4,7 @@
 import argparse
 import re
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 
 
 def human(size):

@@ -177,10 +177,12 @@ def check_iommufd(host, _):
 @listed("config.dmabuf")
 def check_dmabuf(host, _):
     if host.version < (7, 3):
-        return ok("no dma-bufs before Linux 7.3: peer devices cannot reach usemem")
+        return ok("no dma-bufs before Linux 7.3: peer devices cannot reach usemem, nor can "
+                  "ATS behind qemu-args --smmu")
     if "VFIO_PCI_DMABUF" in host.config():
         return ok("CONFIG_VFIO_PCI_DMABUF")
-    return ok("no dma-bufs: peer devices cannot reach usemem", configure("VFIO_PCI_DMABUF"))
+    return ok("no dma-bufs: peer devices cannot reach usemem, nor can ATS behind qemu-args --smmu",
+              configure("VFIO_PCI_DMABUF"))
 
 
 @listed("mm.huge_pages")
