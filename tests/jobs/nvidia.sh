@@ -350,8 +350,8 @@ tool_waits() {
 	wait $tool && bound_to "$B" nvgrace_gpu && give_back "$B"
 }
 
-# interruptible COMMAND...: Ctrl-C reaches it. A shell ignores that for what is in the background, so
-# this replaces a shell that is there.
+# interruptible COMMAND...: Ctrl-C reaches it. A shell ignores that for what is in the background,
+# so this replaces a shell that is there.
 interruptible() {
 	exec python3 -c 'import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
