@@ -250,7 +250,8 @@ class Stuck(Take):
         self.assertEqual(status, 1)
         self.assertIn("health bad: NVIDIA's driver gives it up", out)
         self.machine.drop("/held")
-        self.output("bind", "--wait", C)
+        # It says that it waits, if the driver has not let go yet.
+        self.assertEqual(self.tool("bind", "--wait", C)[0], 0)
         self.assertEqual(self.drivers()[C], "nvgrace_gpu")
         self.output("unbind", C)
         self.assertEqual(self.drivers()[C], "nvidia")
