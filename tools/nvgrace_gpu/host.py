@@ -194,9 +194,14 @@ class Host:
 
     def log(self):
         """The kernel's own messages that are still in its buffer; programs write there, too."""
-        return self.once("log", self._log)
+        return [line for number, line in self.once("log", self._log) if int(number) < 8]
+
+    def log_of_programs(self):
+        """The messages that programs wrote to /dev/kmsg."""
+        return [line for number, line in self.once("log", self._log) if int(number) >= 8]
 
     def _log(self):
+        """All messages, as (8 * facility + level, text); facility 0 is the kernel's."""
         lines = []
         fd = os.open(self.path("/dev/kmsg"), os.O_RDONLY | os.O_NONBLOCK)
         try:
@@ -213,8 +218,7 @@ class Host:
         finally:
             os.close(fd)
         text = printable(b"".join(lines).decode(errors="replace"))
-        # The first number is 8 * facility + level; facility 0 is the kernel's.
-        return re.findall(r"^[0-7],\d+,\d+,[^;\n]*;(.*)$", text, re.M)
+        return re.findall(r"^(\d+),\d+,\d+,[^;\n]*;(.*)$", text, re.M)
 
     def boot_log(self):
         """The kernel's messages, with what was written to disk after boot."""

@@ -307,7 +307,7 @@ def check_after_reboot(host, gpu, _):
     if ours and not module_file(host, our_driver(host)):
         return fix("a udev rule binds the GPU at boot, but the module is not installed for this "
                    "kernel", *install_cures(host))
-    if ours and any("%s: %s" % (gpu, TOO_LATE) in line for line in host.log()):
+    if ours and any("%s: %s" % (gpu, TOO_LATE) in line for line in host.log_of_programs()):
         return fix("the udev rule came too late at boot: " + TOO_LATE, "nvgrace-gpu bind %s" % gpu)
     if ours and others and others[0][1].startswith("driverctl"):
         return fix("a udev rule binds the GPU at boot, and " + others[0][0], others[0][1])
