@@ -350,6 +350,15 @@ class ComesBack(Take):
             "overlaps System RAM")
         self.assertIn("NVIDIA's driver left its RAM behind", self.refused("bind"))
 
+    def test_ram_that_another_driver_left(self):
+        self.add(A, driver="vfio-pci")
+        self.machine.refuse[A, "nvgrace_gpu"] = (
+            errno.EBUSY, "error -EBUSY: nvidia,gpu-mem-base-pa: 0x1 + nvidia,gpu-mem-size 0x1 "
+            "overlaps System RAM")
+        err = self.refused("bind")
+        self.assertIn("nvgrace-gpu check " + A, err)
+        self.assertNotIn("left its RAM behind", err)
+
     def test_first_state_is_kept(self):
         self.add(A)
         self.machine.driver("vfio-pci")
