@@ -2,16 +2,20 @@
 """nvgrace-gpu qemu-args: the guest for each kind of machine and for each version of QEMU and
 libvirt, and what is refused."""
 
+import ctypes
 import glob
 import json
 import os
 import re
 import shlex
+import struct
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from unittest import mock
 
 from machine import GIB, TOP, Case
 from nvgrace_gpu.guest.model import mmio_window
+from nvgrace_gpu.host import Host, Unknown
 
 A, B, C, D = "0009:01:00.0", "0008:06:00.0", "0019:01:00.0", "0018:06:00.0"
 GOLDEN = os.path.join(TOP, "tests", "tool", "golden")
@@ -278,6 +282,28 @@ class Smmu(Line):
         self.machine.add_gpu(A)
         self.machine.qemu("11.0.1")
         self.assertEqual(self.smmu(), ",ril=off,ats=on,oas=48,ssidsize=20")
+
+    def test_registers_of_iommufd(self):
+        """The two ioctls, as <linux/vfio.h> and <linux/iommufd.h> have them."""
+        gpu = self.machine.add_gpu(A)
+        kind = 2
+
+        def ioctl(_, number, buffer, *__):
+            if number == 0x3B76:    # VFIO_DEVICE_BIND_IOMMUFD
+                self.assertEqual((len(buffer), buffer[:8]), (16, struct.pack("<II", 16, 0)))
+                struct.pack_into("<I", buffer, 12, 77)
+                return
+            self.assertEqual(number, ord(";") << 8 | 0x8A)    # IOMMU_GET_HW_INFO
+            size, flags, device, length, where = struct.unpack_from("<IIIIQ", buffer)
+            self.assertEqual((len(buffer), size, flags, device, length), (40, 40, 0, 77, 40))
+            ctypes.memmove(where, struct.pack("<10I", 9, 9, 1, 2, 3, 4, 5, 6, 9, 9), 40)
+            struct.pack_into("<I", buffer, 24, kind)
+
+        with mock.patch("fcntl.ioctl", ioctl):
+            self.assertEqual(Host.smmu_registers(self.machine, gpu), [1, 2, 3, 4, 5, 6])
+            kind = 1
+            with self.assertRaisesRegex(Unknown, "type 1, which is not an SMMUv3"):
+                Host.smmu_registers(self.machine, gpu)
 
     def test_features_that_are_defaults(self):
         self.machine.add_gpu(A)

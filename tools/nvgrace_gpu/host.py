@@ -2,7 +2,6 @@
 """The machine: files, programs, kernel log, KVM and VFIO, and the account that runs QEMU."""
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -251,8 +250,8 @@ class Host:
             if "cdev" in nodes and self.exists("/dev/iommu"):
                 device = self.bind_iommufd(gpu, stack)[0]
             elif "group" in nodes:
-                container = self.opened("/dev/vfio/vfio", stack)
-                group = self.opened(nodes["group"], stack)
+                container = self.open_device("/dev/vfio/vfio", stack)
+                group = self.open_device(nodes["group"], stack)
                 fcntl.ioctl(group, VFIO_GROUP_SET_CONTAINER,
                             bytearray(struct.pack("i", container)), True)
                 fcntl.ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1V2_IOMMU)
@@ -270,7 +269,7 @@ class Host:
                     bars[bar] = size
             return bars
 
-    def opened(self, name, stack):
+    def open_device(self, name, stack):
         """Open a file until the stack ends."""
         fd = os.open(self.path(name), os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, fd)
@@ -278,14 +277,15 @@ class Host:
 
     def bind_iommufd(self, gpu, stack):
         """Open a device over an iommufd: its file, that of the iommufd, and its id there."""
-        device = self.opened(gpu.nodes()["cdev"], stack)
-        iommufd = self.opened("/dev/iommu", stack)
+        device = self.open_device(gpu.nodes()["cdev"], stack)
+        iommufd = self.open_device("/dev/iommu", stack)
         bind = bytearray(struct.pack("<IIiI", 16, 0, iommufd, 0))
         fcntl.ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, bind, True)
         return device, iommufd, struct.unpack("<IIiI", bind)[3]
 
     def smmu_registers(self, gpu):
         """IDR0 to IDR5 of the GPU's SMMU. This opens the device, which resets it."""
+        import ctypes
         with contextlib.ExitStack() as stack:
             _, iommufd, device_id = self.bind_iommufd(gpu, stack)
             # struct iommu_hw_info_arm_smmuv3: flags, a hole, IDR0 to IDR5, IIDR, AIDR.
