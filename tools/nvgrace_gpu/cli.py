@@ -151,6 +151,8 @@ def run():
         sys.stdout.flush()
         sys.exit(status)
     except KeyboardInterrupt as e:
+        # When Python ends it gives signals their default action, by which a second Ctrl-C kills.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.exit(128 + (e.args[0] if e.args else signal.SIGINT))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
