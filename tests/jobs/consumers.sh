@@ -185,7 +185,8 @@ tool_knows_it() {
 	python3 /bin/nvgrace-gpu bind "$BDF" && [ "$(driver_of "$BDF")" = "$1" ] || return 1
 	python3 /bin/nvgrace-gpu check > /tmp/check
 	grep -e module -e gpu.driver /tmp/check
-	[ "$(grep -c -e '^ok  *module\.' -e '^ok  *gpu.driver' /tmp/check)" = 6 ]
+	grep -q '^ok  *module\.loaded' /tmp/check && grep -q '^ok  *gpu.driver' /tmp/check &&
+		! grep -e ' module\.' -e ' gpu.driver' /tmp/check | grep -v '^ok '
 }
 
 BDF=$(bdf_of GP00) RESET=flr

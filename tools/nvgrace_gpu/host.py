@@ -192,7 +192,7 @@ class Host:
         raise Unknown("there is no " + " and no ".join(names[:2]))
 
     def log(self):
-        """The kernel's own messages that are still in its buffer; programs write there, too."""
+        """The kernel's own messages, as dmesg prints them; programs write there, too."""
         return [line for number, line in self.once("log", self._log) if int(number) < 8]
 
     def log_of_programs(self):
@@ -204,6 +204,9 @@ class Host:
         lines = []
         fd = os.open(self.path("/dev/kmsg"), os.O_RDONLY | os.O_NONBLOCK)
         try:
+            # Skip what dmesg --clear hides: a message that dmesg does not print confuses.
+            with contextlib.suppress(OSError):
+                os.lseek(fd, 0, os.SEEK_DATA)
             while True:
                 try:
                     data = os.read(fd, 65536)
