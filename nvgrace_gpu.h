@@ -7,7 +7,8 @@
  *	main.c    reset.c		front door | resets, PCI errors and power
  *	config.c  dmabuf.c  scrub.c	config space | dma-bufs | zeroes for the next owner
  *	mem.c				the regions
- *	ready.c   acpi.c    sysfs.c	can the memory be used? | firmware | what is known
+ *	ready.c				may the memory be used now?
+ *	status.c  acpi.c    sysfs.c	what the device says | firmware | what is known
  */
 /*
  * Lock order, outermost first:
@@ -106,14 +107,24 @@ enum nvgrace_gpu_ready_state {
 	NVGRACE_GPU_READY,
 };
 
+/* Registers of readiness: two in BAR0, or one for each range of a CXL device. */
+#define NVGRACE_GPU_STATUS_REGS		2
+
 /**
- * struct nvgrace_gpu_status - what the registers of readiness read
- * @link: of the C2C link
- * @memory: of the HBM
+ * struct nvgrace_gpu_status - where the device says whether it is ready, and what it said last
+ * @cxl: where in config space the CXL Device DVSEC is; 0 if there is none, and BAR0 says it
+ * @nr: entries in @regs that are read; fixed after probe, like @cxl
+ * @regs: what the registers read: those of C2C link and HBM training in BAR0, or the low half of
+ *	the size of each CXL range
+ * @limit_s: how long the device may take to get ready, from the reset on, in seconds
+ * @warned: a reserved time-out was logged
  */
 struct nvgrace_gpu_status {
-	u32 link;
-	u32 memory;
+	u16 cxl;
+	unsigned int nr;
+	u32 regs[NVGRACE_GPU_STATUS_REGS];
+	unsigned int limit_s;
+	bool warned;
 };
 
 /**
@@ -125,7 +136,9 @@ struct nvgrace_gpu_status {
  * @entered: true if somebody has entered since the last revoke: the next one waits for @users
  * @held: number of tasks that may be changing the power state; @ready does not become READY
  *	while there is one
- * @deadline: when an access stops waiting for %NVGRACE_GPU_READY, in jiffies
+ * @since: since when the device has time to get ready, in jiffies: since the last revoke, or
+ *	since the last poll after it that config space did not answer
+ * @deadline: when a reset has to end, or after it config space to answer, in jiffies
  * @revokes: how often @ready was revoked; does not change while @users has readers
  * @status: what the registers read last, for sysfs
  * @verdict: of the last poll since @ready was revoked, for sysfs: 0; -EAGAIN if not ready yet,
@@ -137,6 +150,7 @@ struct nvgrace_gpu_gate {
 	enum nvgrace_gpu_ready_state ready;
 	bool entered;
 	unsigned int held;
+	unsigned long since;
 	unsigned long deadline;
 	unsigned long revokes;
 	struct nvgrace_gpu_status status;
@@ -220,11 +234,16 @@ static inline struct nvgrace_gpu_device *to_nvdev(struct vfio_pci_core_device *c
 /* nvgrace_gpu_acpi.c */
 int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range);
 
-/* nvgrace_gpu_ready.c */
-int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev);
+/* nvgrace_gpu_status.c */
 bool nvgrace_gpu_is_present(struct pci_dev *pdev);
+int nvgrace_gpu_needs_carve_out(struct pci_dev *pdev);
+void nvgrace_gpu_log_status(struct pci_dev *pdev, const struct nvgrace_gpu_status *status, int err);
+int nvgrace_gpu_sleep_before_poll(unsigned int state, unsigned int *ms);
 int nvgrace_gpu_wait_at_probe(struct nvgrace_gpu_device *nvdev);
 bool nvgrace_gpu_has_bar0(struct pci_dev *pdev);
+int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev, struct nvgrace_gpu_status *status);
+
+/* nvgrace_gpu_ready.c */
 int nvgrace_gpu_gate_init(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_gate_destroy(struct nvgrace_gpu_device *nvdev);
 int nvgrace_gpu_gate_enter(struct nvgrace_gpu_device *nvdev, unsigned int flags);
@@ -307,11 +326,7 @@ ssize_t nvgrace_gpu_core_read(struct nvgrace_gpu_device *nvdev,
 ssize_t nvgrace_gpu_core_write(struct nvgrace_gpu_device *nvdev,
 			       const char __user *buf, size_t count,
 			       loff_t *ppos);
-int nvgrace_gpu_judge(struct pci_dev *pdev,
-		      const struct nvgrace_gpu_status *status);
-int nvgrace_gpu_read_status(struct nvgrace_gpu_device *nvdev,
-			    struct nvgrace_gpu_status *status);
-int nvgrace_gpu_read_dvsec(struct pci_dev *pdev, u16 *flags);
+int nvgrace_gpu_judge(struct pci_dev *pdev, struct nvgrace_gpu_status *status);
 void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
 int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
 				pgoff_t *pgoff);

@@ -124,9 +124,11 @@ static int open_regions(struct nvgrace_gpu_device *nvdev)
 	if (!nvdev->nr_regions)
 		return 0;
 
-	ret = nvgrace_gpu_map_bar0(&nvdev->core);
-	if (ret)
-		return ret;
+	if (!nvdev->gate.status.cxl) {
+		ret = nvgrace_gpu_map_bar0(&nvdev->core);
+		if (ret)
+			return ret;
+	}
 
 	if (scrub) {
 		WRITE_ONCE(nvdev->handover, NVGRACE_GPU_ZEROING);
@@ -320,6 +322,14 @@ static const struct vfio_device_ops nvgrace_gpu_ops = {
 	NVGRACE_GPU_MATCH_TOKEN_UUID
 };
 
+#define NVGRACE_GPU_ID(device, product)	\
+	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, device) },
+VISIBLE_IF_KUNIT const struct pci_device_id nvgrace_gpu_ids[] = {
+#include "nvgrace_gpu_ids.h"
+	{}
+};
+MODULE_DEVICE_TABLE(pci, nvgrace_gpu_ids);
+
 static int init_regions(struct nvgrace_gpu_device *nvdev, struct pci_dev *pdev)
 {
 	struct nvgrace_gpu_range range;
@@ -341,6 +351,8 @@ static int init_regions(struct nvgrace_gpu_device *nvdev, struct pci_dev *pdev)
 	carve_out = nvgrace_gpu_needs_carve_out(pdev);
 	if (carve_out < 0)
 		return carve_out;
+	if (carve_out && nvdev->gate.status.cxl)
+		pci_info(pdev, "a carve-out, which no GPU with a CXL DVSEC is known to need: see resmem\n");
 
 	ret = nvgrace_gpu_split(&range, carve_out, usemem_bar, nvdev->regions);
 	if (ret == -EINVAL)
@@ -363,6 +375,10 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 {
 	struct nvgrace_gpu_device *nvdev;
 	int ret;
+
+	/* driver_override binds any device, and new_id adds ids. */
+	if (!pci_match_id(nvgrace_gpu_ids, pdev))
+		pci_info(pdev, "not an id that the driver knows: ACPI says whether it has coherent memory\n");
 
 	nvdev = vfio_alloc_device(nvgrace_gpu_device, core.vdev, &pdev->dev,
 				  &nvgrace_gpu_ops);
@@ -419,16 +435,6 @@ static int nvgrace_gpu_sriov_configure(struct pci_dev *pdev, int nr_virtfn)
 	return vfio_pci_core_sriov_configure(dev_get_drvdata(&pdev->dev), nr_virtfn);
 }
 
-VISIBLE_IF_KUNIT const struct pci_device_id nvgrace_gpu_ids[] = {
-	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x2342) }, /* GH200 */
-	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x2345) }, /* GH200 */
-	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x2348) }, /* GH200 */
-	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x2941) }, /* GB200 */
-	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_VENDOR_ID_NVIDIA, 0x31c2) }, /* GB300 */
-	{}
-};
-MODULE_DEVICE_TABLE(pci, nvgrace_gpu_ids);
-
 static struct pci_driver nvgrace_gpu_driver = {
 	.name			= KBUILD_MODNAME,
 	.id_table		= nvgrace_gpu_ids,
@@ -438,6 +444,8 @@ static struct pci_driver nvgrace_gpu_driver = {
 	.err_handler		= &nvgrace_gpu_err_handlers,
 	.dev_groups		= nvgrace_gpu_dev_groups,
 	.driver_managed_dma	= true,
+	/* Each probe may wait for a GPU to train. */
+	.driver.probe_type	= PROBE_PREFER_ASYNCHRONOUS,
 };
 module_pci_driver(nvgrace_gpu_driver);
 

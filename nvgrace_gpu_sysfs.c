@@ -97,11 +97,19 @@ static const char *state_name(struct nvgrace_gpu_device *nvdev)
 
 static ssize_t state_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
+	static const char * const names[][NVGRACE_GPU_STATUS_REGS] = {
+		{ "c2c_link", "hbm_training" }, { "cxl_range1", "cxl_range2" },
+	};
 	struct nvgrace_gpu_device *nvdev = to_nvdev(dev_get_drvdata(dev));
+	const struct nvgrace_gpu_status *status = &nvdev->gate.status;
+	unsigned int i;
+	int len;
 
-	return sysfs_emit(buf, "%s c2c_link=%#x hbm_training=%#x\n", state_name(nvdev),
-			  READ_ONCE(nvdev->gate.status.link),
-			  READ_ONCE(nvdev->gate.status.memory));
+	len = sysfs_emit(buf, "%s", state_name(nvdev));
+	for (i = 0; i < status->nr; i++)
+		len += sysfs_emit_at(buf, len, " %s=%#x", names[!!status->cxl][i],
+				     READ_ONCE(status->regs[i]));
+	return len + sysfs_emit_at(buf, len, "\n");
 }
 static DEVICE_ATTR_RO(state);
 

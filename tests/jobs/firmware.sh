@@ -22,7 +22,8 @@ one_line() {
 	grep "nvgrace_gpu $1: " /tmp/dmesg |
 		sed 's/^\[[^]]*\] nvgrace_gpu [^ ]*: //; s/^error -[0-9A-Z]*: //' |
 		grep -v -e '^Adding to iommu group' -e '^Removing from iommu group' \
-			-e '^probe with driver' -e '^resetting' -e '^reset done' > /tmp/said
+			-e '^ready: ' -e '^not an id' -e '^probe with driver' \
+			-e '^resetting' -e '^reset done' > /tmp/said
 	case $2 in
 	*' backed '*) [ "$(wc -l < /tmp/said)" = 2 ] ;;
 	*) [ "$(wc -l < /tmp/said)" = 1 ] ;;

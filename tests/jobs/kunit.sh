@@ -12,7 +12,7 @@
 KUNIT=/sys/kernel/debug/kunit
 ALL='nvgrace_gpu_acpi nvgrace_gpu_block nvgrace_gpu_clip nvgrace_gpu_config nvgrace_gpu_ids'
 ALL="$ALL nvgrace_gpu_mmap nvgrace_gpu_ready nvgrace_gpu_reset nvgrace_gpu_rw nvgrace_gpu_scrub"
-ALL="$ALL nvgrace_gpu_split"
+ALL="$ALL nvgrace_gpu_split nvgrace_gpu_status"
 
 # suite NAME SUITE: its results as one test of ours. They come as KTAP of one test.
 suite() {

@@ -28,6 +28,7 @@ static inline void make_gate(struct kunit *test, struct nvgrace_gpu_device *nvde
 	init_rwsem(&nvdev->core.memory_lock);
 	INIT_WORK(&nvdev->notify, ignore_notify);
 	KUNIT_ASSERT_EQ(test, 0, nvgrace_gpu_gate_init(nvdev));
+	nvdev->gate.status.limit_s = 30;
 	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, destroy_gate, nvdev));
 }
 

@@ -13,12 +13,9 @@ struct sku {
 	u32 device;
 };
 
+#define NVGRACE_GPU_ID(device, product)	{ product " 10de:" #device, device },
 static const struct sku skus[] = {
-	{ "GH200 10de:2342", 0x2342 },
-	{ "GH200 10de:2345", 0x2345 },
-	{ "GH200 10de:2348", 0x2348 },
-	{ "GB200 10de:2941", 0x2941 },
-	{ "GB300 10de:31c2", 0x31c2 },
+#include "../../nvgrace_gpu_ids.h"
 };
 
 KUNIT_ARRAY_PARAM_DESC(sku, skus, name);

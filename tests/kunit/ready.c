@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The DVSEC says whether the GPU needs a carve-out. The state of the gate and the GPU's
- * registers say whether its memory can be used
+ * The state of the gate, and what the registers are judged to say, decide whether the memory can
+ * be used
  */
 #include <kunit/static_stub.h>
 #include <kunit/test.h>
@@ -13,110 +13,6 @@
 
 #include "../../nvgrace_gpu.h"
 #include "gate.h"
-
-/* The stub finds the rest of this through the pci_dev. */
-struct fake_gpu {
-	struct pci_dev pdev;
-	int dvsec;
-	u16 flags;
-};
-
-static int fake_read_dvsec(struct pci_dev *pdev, u16 *flags)
-{
-	struct fake_gpu *gpu = container_of(pdev, struct fake_gpu, pdev);
-
-	/* Without a DVSEC the driver's own function leaves the flags alone. */
-	if (gpu->dvsec > 0)
-		*flags = gpu->flags;
-	return gpu->dvsec;
-}
-
-struct dvsec_case {
-	const char *name;
-	int dvsec;
-	u16 flags;
-	int ret;
-};
-
-/* Bit 0 says "no defect"; the other bits are not ours to interpret. */
-static const struct dvsec_case dvsec_cases[] = {
-	{ "no DVSEC", 0, 0, 1 },
-	{ "defect", 0x400, 0x0000, 1 },
-	{ "no defect", 0x400, 0x0001, 0 },
-	{ "only the bit after it", 0x400, 0x0002, 1 },
-	{ "all but the bit", 0x400, 0xfffe, 1 },
-	{ "all but the last bit", 0x400, 0x7fff, 0 },
-	{ "first place that a DVSEC can have", 0x100, 0x0001, 0 },
-	{ "last place that a DVSEC can have", 0xff4, 0x0001, 0 },
-	/* A read that no device answers returns all ones. */
-	{ "cannot be read", 0x400, 0xffff, -EIO },
-	{ "not found for an error", -ELOOP, 0x0001, -ELOOP },
-};
-
-KUNIT_ARRAY_PARAM_DESC(dvsec, dvsec_cases, name);
-
-static void carve_out_by_dvsec(struct kunit *test)
-{
-	const struct dvsec_case *c = test->param_value;
-	struct fake_gpu *gpu;
-
-	gpu = kunit_kzalloc(test, sizeof(*gpu), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, gpu);
-	gpu->pdev.dev.init_name = "gpu";
-	gpu->dvsec = c->dvsec;
-	gpu->flags = c->flags;
-
-	kunit_activate_static_stub(test, nvgrace_gpu_read_dvsec,
-				   fake_read_dvsec);
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_needs_carve_out(&gpu->pdev), c->ret);
-}
-
-/* ---- The registers ---- */
-
-struct status_case {
-	const char *name;
-	u32 link, memory;
-	bool present;
-	int ret;
-};
-
-static const struct status_case status_cases[] = {
-	{ "ready", 0xff, 0xff, true, 0 },
-	{ "neither", 0, 0, true, -EAGAIN },
-	{ "link only", 0xff, 0, true, -EAGAIN },
-	{ "memory only", 0, 0xff, true, -EAGAIN },
-	/* The memory has no failure codes. */
-	{ "memory reads something else", 0xff, 0x7f, true, -EAGAIN },
-	{ "link reads a failure code", 0x1, 0, true, -ENOLINK },
-	{ "link reads a failure code, memory ready", 0x7f, 0xff, true, -ENOLINK },
-	{ "link reads more than 0xff", 0x1ff, 0xff, true, -ENOLINK },
-	/* All ones may be a device that is just coming out of reset. */
-	{ "all ones", U32_MAX, U32_MAX, true, -EAGAIN },
-	{ "all ones, gone", U32_MAX, U32_MAX, false, -ENODEV },
-	{ "link reads all ones, memory ready", U32_MAX, 0xff, true, -EAGAIN },
-};
-
-KUNIT_ARRAY_PARAM_DESC(status, status_cases, name);
-
-static bool is_present(struct pci_dev *pdev)
-{
-	const struct status_case *c = kunit_get_current_test()->param_value;
-
-	return c->present;
-}
-
-static void status_by_registers(struct kunit *test)
-{
-	const struct status_case *c = test->param_value;
-	struct nvgrace_gpu_status status = { .link = c->link, .memory = c->memory };
-	struct fake_gpu *gpu = kunit_kzalloc(test, sizeof(*gpu), GFP_KERNEL);
-
-	KUNIT_ASSERT_NOT_NULL(test, gpu);
-	kunit_activate_static_stub(test, nvgrace_gpu_is_present, is_present);
-	KUNIT_EXPECT_EQ(test, nvgrace_gpu_judge(&gpu->pdev, &status), c->ret);
-}
-
-/* ---- The gate ---- */
 
 struct gate_gpu {
 	struct nvgrace_gpu_device nvdev;
@@ -157,6 +53,13 @@ static struct gate_gpu *new_gpu(struct kunit *test,
 	gpu->nvdev.gate.ready = state;
 	kunit_activate_static_stub(test, nvgrace_gpu_read_status, fake_read_status);
 	return gpu;
+}
+
+/* Let time pass since the last revoke. */
+static void pass_time(struct gate_gpu *gpu, unsigned int ms)
+{
+	gpu->nvdev.gate.since -= msecs_to_jiffies(ms);
+	gpu->nvdev.gate.deadline -= msecs_to_jiffies(ms);
 }
 
 static void expect_unlocked(struct kunit *test, struct gate_gpu *gpu)
@@ -221,12 +124,17 @@ static const struct enter_case enter_cases[] = {
 	{ "never", NVGRACE_GPU_TRAINING, -EAGAIN, true, -EIO, NVGRACE_GPU_TRAINING, 1 },
 	{ "BAR0 cannot be read", NVGRACE_GPU_TRAINING, -EIO, false, -EIO,
 	  NVGRACE_GPU_TRAINING, 1 },
-	{ "gone", NVGRACE_GPU_TRAINING, -ENODEV, false, -EIO, NVGRACE_GPU_TRAINING, 1 },
+	/* A device that comes out of a reset may not answer at first. */
+	{ "does not answer yet", NVGRACE_GPU_TRAINING, -ENODEV, false, -EAGAIN,
+	  NVGRACE_GPU_TRAINING, 1 },
+	{ "gone", NVGRACE_GPU_TRAINING, -ENODEV, true, -EIO, NVGRACE_GPU_TRAINING, 1 },
 	{ "link failed", NVGRACE_GPU_TRAINING, -ENOLINK, false, -EIO, NVGRACE_GPU_TRAINING, 1 },
 	/* The registers may still read as before the reset. */
 	{ "in reset", NVGRACE_GPU_RESETTING, 0, false, -EAGAIN, NVGRACE_GPU_RESETTING, 0 },
 	{ "in reset, without end", NVGRACE_GPU_RESETTING, -EAGAIN, true, -EAGAIN,
 	  NVGRACE_GPU_TRAINING, 1 },
+	{ "in reset, without end, does not answer", NVGRACE_GPU_RESETTING, -ENODEV, true,
+	  -EAGAIN, NVGRACE_GPU_TRAINING, 1 },
 	{ "in recovery", NVGRACE_GPU_RECOVERING, 0, false, -EAGAIN, NVGRACE_GPU_RECOVERING, 0 },
 	{ "recovery was not seen to end", NVGRACE_GPU_RECOVERING, 0, true, 0,
 	  NVGRACE_GPU_READY, 1 },
@@ -243,10 +151,54 @@ static void enter_by_state(struct kunit *test)
 
 	gpu->result = c->result;
 	if (c->late)
-		gpu->nvdev.gate.deadline = jiffies;
+		pass_time(gpu, 300 * MSEC_PER_SEC);
 	KUNIT_EXPECT_EQ(test, pass_gate(test, gpu, 0), c->ret);
 	KUNIT_EXPECT_EQ(test, gpu->nvdev.gate.ready, c->after);
 	KUNIT_EXPECT_EQ(test, gpu->reads, c->reads);
+}
+
+struct limit_case {
+	const char *name;
+	int results[4];		/* of the polls, one after each step of the time */
+	unsigned int limit_s, step_ms;
+	int rets[4];
+};
+
+static const struct limit_case limit_cases[] = {
+	{ "1 s", { -EAGAIN, -EAGAIN, -EAGAIN, 0 }, 1, 400, { -EAGAIN, -EAGAIN, -EIO, 0 } },
+	{ "4 s", { -EAGAIN, -EAGAIN, -EAGAIN, 0 }, 4, 1500, { -EAGAIN, -EAGAIN, -EIO, 0 } },
+	{ "256 s", { -EAGAIN, -EAGAIN, -EAGAIN, 0 }, 256, 100000, { -EAGAIN, -EAGAIN, -EIO, 0 } },
+	/* The time to get ready begins when the device answers. */
+	{ "answers late", { -ENODEV, -ENODEV, -EAGAIN, -EAGAIN }, 1, 600,
+	  { -EAGAIN, -EAGAIN, -EAGAIN, -EIO } },
+	{ "answers never", { -ENODEV, -ENODEV, -ENODEV, -ENODEV }, 1, 9000,
+	  { -EAGAIN, -EAGAIN, -EAGAIN, -EIO } },
+};
+
+KUNIT_ARRAY_PARAM_DESC(limit, limit_cases, name);
+
+static void limit_counts_from_the_reset(struct kunit *test)
+{
+	const struct limit_case *c = test->param_value;
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+	int i;
+
+	gpu->nvdev.gate.status.limit_s = c->limit_s;
+	for (i = 0; i < ARRAY_SIZE(c->rets); i++) {
+		gpu->result = c->results[i];
+		pass_time(gpu, c->step_ms);
+		KUNIT_EXPECT_EQ_MSG(test, pass_gate(test, gpu, 0), c->rets[i], "poll %d", i);
+	}
+}
+
+/* The PCI core knows that the device is gone, so the driver does not wait for it. */
+static void disconnected_device_is_not_waited_for(struct kunit *test)
+{
+	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
+
+	gpu->result = -ENODEV;
+	gpu->pdev.error_state = pci_channel_io_perm_failure;
+	KUNIT_EXPECT_EQ(test, pass_gate(test, gpu, 0), -EIO);
 }
 
 struct power_case {
@@ -440,13 +392,8 @@ static void wait_has_a_deadline(struct kunit *test)
 	struct gate_gpu *gpu = new_gpu(test, NVGRACE_GPU_TRAINING);
 	unsigned long start = jiffies;
 
-	KUNIT_EXPECT_LE(test, gpu->nvdev.gate.deadline - jiffies,
-			msecs_to_jiffies(30000));
-	KUNIT_EXPECT_GT(test, gpu->nvdev.gate.deadline - jiffies,
-			msecs_to_jiffies(20000));
-
 	gpu->busy = UINT_MAX;
-	gpu->nvdev.gate.deadline = jiffies + msecs_to_jiffies(500);
+	pass_time(gpu, 29500);
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_gate_wait(&gpu->nvdev, 0), -EIO);
 	KUNIT_EXPECT_TRUE(test, time_after_eq(jiffies, start + msecs_to_jiffies(500)));
 	/* The driver sleeps 1, 2, 4 ms and so on up to 128 between them, or more if it is slow. */
@@ -480,21 +427,21 @@ static void wait_ends_with_a_signal(struct kunit *test)
 
 	gpu->busy = UINT_MAX;
 	if (c->ret == -EIO)
-		gpu->nvdev.gate.deadline = jiffies + msecs_to_jiffies(300);
+		pass_time(gpu, 29700);
 	sigaddset(&current->pending.signal, c->sig);
 	set_tsk_thread_flag(current, TIF_SIGPENDING);
 	ret = nvgrace_gpu_gate_wait(&gpu->nvdev, c->flags);
 	flush_signals(current);
 	KUNIT_EXPECT_EQ(test, ret, c->ret);
 	if (c->ret == -EIO)
-		KUNIT_EXPECT_TRUE(test, time_after_eq(jiffies, gpu->nvdev.gate.deadline));
+		KUNIT_EXPECT_TRUE(test, time_after_eq(jiffies, gpu->nvdev.gate.since + 30 * HZ));
 	expect_unlocked(test, gpu);
 }
 
 static struct kunit_case cases[] = {
-	KUNIT_CASE_PARAM(carve_out_by_dvsec, dvsec_gen_params),
-	KUNIT_CASE_PARAM(status_by_registers, status_gen_params),
 	KUNIT_CASE_PARAM(enter_by_state, enter_gen_params),
+	KUNIT_CASE_PARAM(limit_counts_from_the_reset, limit_gen_params),
+	KUNIT_CASE(disconnected_device_is_not_waited_for),
 	KUNIT_CASE_PARAM(enter_by_power_state, power_gen_params),
 	KUNIT_CASE_PARAM(retrain_after_d3, retrain_gen_params),
 	KUNIT_CASE(enter_does_not_wait_for_the_locks),

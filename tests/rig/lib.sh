@@ -183,7 +183,9 @@ finish() {
 hex='0x[0-9a-f]*'
 hint='; NVIDIA.s guest driver needs usemem_bar=4'
 GOOD_LINES="(usemem|resmem) \\[mem $hex-$hex\\] is BAR[24], backed $hex bar_size $hex($hint)?
-"'loading out-of-tree module taints kernel\.
+ready: .* reads $hex
+"'not an id that the driver knows: .*
+loading out-of-tree module taints kernel\.
 module verification failed: signature and/or required key missing - tainting kernel
 (Adding to|Removing from) iommu group [0-9]*
 resetting

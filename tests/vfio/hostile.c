@@ -39,7 +39,7 @@ static void read_log(const char *bdf, char *said)
 {
 	static const char * const others[] = {
 		"Adding to iommu group", "Removing from iommu group", "probe with driver",
-		"enabling device", "resetting", "reset done",
+		"enabling device", "resetting", "reset done", "ready: ", "not an id ",
 		/* The PCI core's, of an NVIDIA GPU that it resumes. */
 		"Enabling HDA controller", "quirk_", "nv_msi_ht_cap_quirk",
 	};
