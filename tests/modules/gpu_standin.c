@@ -20,7 +20,9 @@
  *
  * This module cannot see accesses to BAR0. Its two readiness registers are memory
  * that this module writes: not ready on each reset, ready again when a timer ends.
- * A driver, a VFIO user or a guest reads them as on a GPU.
+ * A driver, a VFIO user or a guest reads them as on a GPU. A stand-in with ranges of
+ * CXL has a CXL Device DVSEC instead, which says when they are active, and the
+ * registers in BAR0 never read ready then.
  *
  * debugfs, gpu_standin/ADDRESS/, all of it decimal but where 0x stands:
  *	ready_ms	how long a reset leaves the GPU not ready; 0 (default) is
@@ -29,6 +31,12 @@
  *			a reset's timer is off
  *	c2c_link	0x..., the register at BAR0 + 0x1498; ready is 0xff
  *	hbm_training	0x..., the register at BAR0 + 0x200bc; ready is 0xff
+ *	valid_ms	of CXL's ranges: how long a reset leaves their Memory_Info_Valid
+ *			clear; 0 (default), or -1 without end. They are active when the
+ *			GPU is ready
+ *	cxl_timeout	0 to 7, Memory_Active_Timeout of the ranges; 3 (default) is 64 s
+ *	cxl_range2	0x..., bits that the second range does not set, such as 2 for
+ *			Memory_Active
  *	gone		1 takes the GPU off the bus: config space and BARs are all
  *			ones, writes are lost; 0 brings it back as it was
  *	power_state	0 for D0, 3 for D3hot; read-only
@@ -71,7 +79,7 @@ static char *gpus[MAX_GPUS];
 static int nr_gpus;
 module_param_array(gpus, charp, &nr_gpus, 0444);
 MODULE_PARM_DESC(gpus,
-		 "ADDRESS/DEVICE/DVSEC,...: PCI address of function 0, device id in hex, and the DVSEC's carve-out bit (1: needs none), or -1 for no DVSEC");
+		 "ADDRESS/DEVICE/DVSEC/RANGES,...: PCI address of function 0, device id in hex, the DVSEC's carve-out bit (1: needs none), or -1 for no DVSEC, and the ranges in the CXL Device DVSEC, or 0 for no such DVSEC");
 
 /* Readiness: two 32-bit registers in BAR0, and their values. */
 #define BAR0_C2C_LINK		0x1498
@@ -86,8 +94,20 @@ MODULE_PARM_DESC(gpus,
 #define EXP_CAP		0x80
 #define AER_CAP		0x100
 #define DVSEC_CAP	0x150
-#define IMAGE_END	0x160
+#define CXL_CAP		0x160
+#define CXL_LENGTH	0x38
+#define IMAGE_END	0x1a0
 #define IMAGE_SIZE	PCI_CFG_SPACE_EXP_SIZE
+
+/* In the CXL Device DVSEC; both kinds of CXL's traffic that such a GPU has. */
+#define CXL_CAPABILITY		0xa
+#define CXL_CACHE_AND_MEM	(BIT(0) | BIT(2))
+#define CXL_RANGES		4
+#define CXL_SIZE_LOW(range)	(CXL_CAP + 0x1c + 0x10 * (range))
+#define CXL_SIZE		0xf0000000
+#define CXL_INFO_VALID		BIT(0)
+#define CXL_ACTIVE		BIT(1)
+#define CXL_TIMEOUT		13
 
 #define FUNCTION(fn)	PCI_DEVFN(0, fn)
 
@@ -122,6 +142,7 @@ struct readiness {
  * @bus: the bus below the port
  * @device: PCI device id
  * @dvsec: the DVSEC's bit 0, or -1 if there is no DVSEC
+ * @ranges: of CXL, or 0
  * @image: config space
  * @functions: that it is made of: 2, or 3 if it has a BAR4
  * @bar0: BAR0, mapped
@@ -132,6 +153,10 @@ struct readiness {
  * @gone: off the bus
  * @decodes: BAR0 can be accessed
  * @ready_ms: from the end of a reset until ready; negative: without end
+ * @reset_end: of the last reset, in jiffies
+ * @valid_ms: from then until CXL's ranges are valid; negative: without end
+ * @cxl_timeout: of the ranges
+ * @cxl_range2: bits that the second range does not set
  * @c2c_link: a readiness register
  * @hbm_training: the other one
  * @companion: its own in ACPI, while it has another
@@ -145,14 +170,16 @@ struct standin {
 	u16 port_aer;
 	struct pci_bus *bus;
 	u16 device;
-	int dvsec;
+	int dvsec, ranges;
 	struct image image;
 	int functions;
 	void __iomem *bar0;
 	u32 bar0_address;
 	struct timer_list timer;
 	bool training, in_reset, gone, decodes;
-	int ready_ms;
+	int ready_ms, valid_ms;
+	unsigned long reset_end;
+	u32 cxl_timeout, cxl_range2;
 	struct readiness c2c_link, hbm_training;
 	struct acpi_device *companion;
 	u32 root_status, root_source;
@@ -219,6 +246,7 @@ static u32 image_long(const struct image *image, int where)
 
 static void fill_extended(struct standin *gpu)
 {
+	u32 cxl = gpu->ranges ? CXL_CAP : 0;
 	struct image *image = &gpu->image;
 
 	/*
@@ -230,16 +258,22 @@ static void fill_extended(struct standin *gpu)
 	memset(image->writable + IMAGE_END, 0, IMAGE_SIZE - IMAGE_END);
 	memset(image->value + IMAGE_END, 0, IMAGE_SIZE - IMAGE_END);
 	own(image, AER_CAP, 4, PCI_EXT_CAP_ID_ERR | 2 << 16 |
-	    (gpu->dvsec < 0 ? 0 : DVSEC_CAP << 20), 0);
+	    (gpu->dvsec < 0 ? cxl : DVSEC_CAP) << 20, 0);
 	own(image, AER_CAP + PCI_ERR_UNCOR_MASK, 4, 0, ~0);
 	own(image, AER_CAP + PCI_ERR_UNCOR_SEVER, 4, PCI_ERR_UNC_DLP |
 	    PCI_ERR_UNC_SURPDN | PCI_ERR_UNC_FCP | PCI_ERR_UNC_RX_OVER |
 	    PCI_ERR_UNC_MALF_TLP | PCI_ERR_UNC_INTN, ~0);
 	own(image, AER_CAP + PCI_ERR_COR_MASK, 4, PCI_ERR_COR_ADV_NFAT, ~0);
 
+	if (cxl) {
+		own(image, CXL_CAP, 4, PCI_EXT_CAP_ID_DVSEC | 1 << 16, 0);
+		own(image, CXL_CAP + PCI_DVSEC_HEADER1, 4, 0x1e98 | 2 << 16 | CXL_LENGTH << 20, 0);
+		own(image, CXL_CAP + CXL_CAPABILITY, 2,
+		    CXL_CACHE_AND_MEM | gpu->ranges << CXL_RANGES, 0);
+	}
 	if (gpu->dvsec < 0)
 		return;
-	own(image, DVSEC_CAP, 4, PCI_EXT_CAP_ID_DVSEC | 1 << 16, 0);
+	own(image, DVSEC_CAP, 4, PCI_EXT_CAP_ID_DVSEC | 1 << 16 | cxl << 20, 0);
 	own(image, DVSEC_CAP + PCI_DVSEC_HEADER1, 4,
 	    PCI_VENDOR_ID_NVIDIA | 0xc << 20, 0);
 	own(image, DVSEC_CAP + PCI_DVSEC_HEADER2, 4, 3 | gpu->dvsec << 16, 0);
@@ -354,9 +388,28 @@ static int function_of(const struct standin *gpu, int *where)
 	return 2;
 }
 
+static bool is_ready(const struct standin *gpu)
+{
+	return READ_ONCE(gpu->c2c_link.value) == READY &&
+	       READ_ONCE(gpu->hbm_training.value) == READY;
+}
+
+/* Before config space is read: time makes the ranges of CXL valid. */
+static void show_ranges(struct standin *gpu)
+{
+	u32 value = CXL_SIZE | gpu->cxl_timeout << CXL_TIMEOUT;
+	int i;
+
+	if (gpu->valid_ms >= 0 &&
+	    time_after_eq(jiffies, gpu->reset_end + msecs_to_jiffies(gpu->valid_ms)))
+		value |= CXL_INFO_VALID | (is_ready(gpu) ? CXL_ACTIVE : 0);
+	for (i = 0; i < gpu->ranges; i++)
+		own(&gpu->image, CXL_SIZE_LOW(i), 4, i ? value & ~gpu->cxl_range2 : value, 0);
+}
+
 static void show_readiness(struct standin *gpu)
 {
-	if (!gpu->decodes)
+	if (!gpu->decodes || gpu->ranges)
 		return;
 	writel(gpu->c2c_link.value, gpu->bar0 + BAR0_C2C_LINK);
 	writel(gpu->hbm_training.value, gpu->bar0 + BAR0_HBM_TRAINING);
@@ -406,6 +459,7 @@ static void trained(struct timer_list *timer)
 
 static void start_training(struct standin *gpu)
 {
+	gpu->reset_end = jiffies;
 	set_ready(gpu, gpu->ready_ms ? NOT_READY : READY);
 	if (gpu->ready_ms > 0) {
 		gpu->training = true;
@@ -525,6 +579,7 @@ static int standin_read(struct pci_bus *bus, unsigned int devfn, int where,
 
 	raw_spin_lock_irqsave(&standin_lock, flags);
 	fn = function_of(gpu, &at);
+	show_ranges(gpu);
 	if (!gpu->gone && !gpu->in_reset)
 		*val = image_read(&gpu->image, where, size,
 				  real_read(gpu, fn, at, size));
@@ -598,10 +653,7 @@ static int standin_write(struct pci_bus *bus, unsigned int devfn, int where,
 
 static int ready_get(void *data, u64 *val)
 {
-	struct standin *gpu = data;
-
-	*val = READ_ONCE(gpu->c2c_link.value) == READY &&
-	       READ_ONCE(gpu->hbm_training.value) == READY;
+	*val = is_ready(data);
 	return 0;
 }
 
@@ -616,23 +668,18 @@ static int ready_set(void *data, u64 val)
 }
 DEFINE_DEBUGFS_ATTRIBUTE(ready_fops, ready_get, ready_set, "%llu\n");
 
-static int ready_ms_get(void *data, u64 *val)
+static int ms_get(void *data, u64 *val)
 {
-	struct standin *gpu = data;
-
-	*val = gpu->ready_ms;
+	*val = *(int *)data;
 	return 0;
 }
 
-static int ready_ms_set(void *data, u64 val)
+static int ms_set(void *data, u64 val)
 {
-	struct standin *gpu = data;
-
-	gpu->ready_ms = val;
+	*(int *)data = val;
 	return 0;
 }
-DEFINE_DEBUGFS_ATTRIBUTE_SIGNED(ready_ms_fops, ready_ms_get, ready_ms_set,
-				"%lld\n");
+DEFINE_DEBUGFS_ATTRIBUTE_SIGNED(ms_fops, ms_get, ms_set, "%lld\n");
 
 static int register_get(void *data, u64 *val)
 {
@@ -811,12 +858,17 @@ static void add_debugfs(struct standin *gpu, const char *name)
 {
 	struct dentry *dir = debugfs_create_dir(name, debugfs);
 
-	debugfs_create_file("ready_ms", 0600, dir, gpu, &ready_ms_fops);
+	debugfs_create_file("ready_ms", 0600, dir, &gpu->ready_ms, &ms_fops);
 	debugfs_create_file("ready", 0600, dir, gpu, &ready_fops);
 	debugfs_create_file("c2c_link", 0600, dir, &gpu->c2c_link,
 			    &register_fops);
 	debugfs_create_file("hbm_training", 0600, dir, &gpu->hbm_training,
 			    &register_fops);
+	if (gpu->ranges) {
+		debugfs_create_file("valid_ms", 0600, dir, &gpu->valid_ms, &ms_fops);
+		debugfs_create_u32("cxl_timeout", 0600, dir, &gpu->cxl_timeout);
+		debugfs_create_x32("cxl_range2", 0600, dir, &gpu->cxl_range2);
+	}
 	debugfs_create_file("gone", 0600, dir, gpu, &gone_fops);
 	debugfs_create_file("power_state", 0400, dir, gpu, &power_state_fops);
 	debugfs_create_u32("resets_flr", 0600, dir, &gpu->resets_flr);
@@ -902,9 +954,9 @@ static int __init find(struct standin *gpu, const char *spec)
 	unsigned int domain, bus, slot, fn;
 	struct pci_dev *pdev;
 
-	if (sscanf(spec, "%x:%x:%x.%x/%hx/%d", &domain, &bus, &slot, &fn,
-		   &gpu->device, &gpu->dvsec) != 6) {
-		pr_err("gpus: '%s' is not ADDRESS/DEVICE/DVSEC\n", spec);
+	if (sscanf(spec, "%x:%x:%x.%x/%hx/%d/%d", &domain, &bus, &slot, &fn,
+		   &gpu->device, &gpu->dvsec, &gpu->ranges) != 7) {
+		pr_err("gpus: '%s' is not ADDRESS/DEVICE/DVSEC/RANGES\n", spec);
 		return -EINVAL;
 	}
 
@@ -923,6 +975,7 @@ static int __init find(struct standin *gpu, const char *spec)
 	gpu->port_aer = pci_find_ext_capability(gpu->port, PCI_EXT_CAP_ID_ERR);
 	gpu->c2c_link.gpu = gpu;
 	gpu->hbm_training.gpu = gpu;
+	gpu->cxl_timeout = 3;
 	timer_setup(&gpu->timer, trained, 0);
 	return 0;
 }
