@@ -424,9 +424,9 @@ class GpuFaults(Check):
         self.attr("config", b"\xff" * 4096)
         self.fault("gpu.present", "echo 1 > /sys/bus/pci/devices/%s/remove" % GPU)
 
-    def test_unknown_sku(self):
+    def test_id_of_a_later_gpu(self):
         self.attr("device", "0x297e")
-        self.told("gpu.present", "has no id for it")
+        self.told("gpu.present", "Grace Blackwell, 10de:297e")
 
     def test_group_shared(self):
         self.machine.put("/sys/kernel/iommu_groups/20/devices/0009:01:00.1", "")
@@ -587,6 +587,31 @@ class GpuFaults(Check):
     def test_reads_all_ones(self):
         self.registers(0xFFFFFFFF, 0xFFFFFFFF)
         self.fault("gpu.ready", "/remove", also=["gpu.driver"])
+
+    def cxl(self, ranges, *values):
+        """A CXL Device DVSEC with so many ranges, and what they read; after a DVSEC of NVIDIA's."""
+        config = bytearray(self.machine.config_space_of(0x3341))
+        struct.pack_into("<III", config, 0x100, 0x12010023, 0x00C010DE, 0x10003)
+        struct.pack_into("<III", config, 0x120, 0x00010023, 0x03821E98, ranges << 20 | 5 << 16)
+        for i, value in enumerate(values):
+            struct.pack_into("<I", config, 0x13C + 0x10 * i, value)
+        self.attr("config", bytes(config))
+
+    def test_cxl_ready(self):
+        self.registers(0, 0)
+        self.cxl(2, 0xF0006003, 0xF0006003)
+        self.told("gpu.ready", "ready: CXL DVSEC: range 1 reads 0xf0006003, range 2 reads 0xf0006")
+
+    def test_cxl_not_active(self):
+        self.registers(0xFF, 0xFF)
+        for values in ((0xF0006001, 0xF0006003), (0xF0006003, 0xF0006002)):
+            self.cxl(2, *values)
+            self.fault("gpu.ready", "sleep 256", also=["gpu.driver"], text="up to 256 s")
+
+    def test_cxl_one_range(self):
+        self.registers(0, 0)
+        self.cxl(1, 0x00000003, 0x00000000)
+        self.told("gpu.ready", "ready: CXL DVSEC: range 1 reads 0x3")
 
     def test_training(self):
         self.says("state", "training c2c_link=0xff hbm_training=0x0")

@@ -182,9 +182,9 @@ class Program(Case):
             self.assertEqual(self.machine.read_bytes("/copy/build/nvgrace-gpu"), ours.read())
 
     def test_ids_are_the_drivers(self):
-        source = read("nvgrace_gpu_main.c")
-        ids = re.findall(r"PCI_VENDOR_ID_NVIDIA, (0x\w+)\) \}, /\* (\w+)", source)
-        self.assertEqual({int(i, 16): name for i, name in ids}, IDS)
+        lines = re.findall(r"ID\((0x\w+),", read("nvgrace_gpu_ids.h"))
+        self.assertEqual([int(device, 16) for device in lines], sorted(IDS))
+        self.assertEqual("GH200", IDS[0x2342])
 
 
 class Words(Case):

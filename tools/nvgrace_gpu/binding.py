@@ -9,7 +9,7 @@ import sys
 import time
 
 from .cures import REBOOT_ONLY, SETUP, explain
-from .gpu import (COHERENT_DRIVERS, DEVICES, NOIOMMU, TRAINING, choose_gpus, pci_address,
+from .gpu import (COHERENT_DRIVERS, DEVICES, NOIOMMU, choose_gpus, pci_address,
                   refuse_if_in_use)
 from .host import Refused, Unknown
 from .module import our_driver
@@ -60,12 +60,12 @@ def give(gpu, driver, override, undo=False):
             gpu.dir + "/driver/unbind", gpu.bdf,
             "%s gives it up: %%d s of %d" % (had, GIVE_UP), GIVE_UP, undo))
     if driver and had != driver:
-        what = "%s: %%d s of %d, the GPU trains its memory" % (driver, TRAINING)
+        what = "%s: %%d s of %d, the GPU trains its memory" % (driver, gpu.training)
         if driver not in COHERENT_DRIVERS:
             what = driver + ": %d s"
         # An undo takes no signal, so it has to end.
         steps.append(Step("%s/%s/bind" % (DRIVERS, driver), gpu.bdf, what,
-                          2 * TRAINING if undo else None, undo))
+                          2 * gpu.training if undo else None, undo))
     yield from steps
 
 
@@ -316,7 +316,7 @@ def unbind(writer, gpu, was):
         if before is None:
             # Bound at boot, so that no driver had it before: the kernel looks for one.
             yield Step("/sys/bus/pci/drivers_probe", gpu.bdf, "the kernel looks for a driver: %d s",
-                       2 * TRAINING, False)
+                       2 * gpu.training, False)
             driver = gpu.driver
         if not writer.dry_run and gpu.driver != driver:
             raise OSError(errno.ENODEV, "the driver link is %s" % (gpu.driver or "not there"))

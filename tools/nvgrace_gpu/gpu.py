@@ -3,6 +3,7 @@
 
 import collections
 import contextlib
+import pkgutil
 import re
 import struct
 import sys
@@ -17,15 +18,19 @@ DRIVER, INTREE = "nvgrace_gpu", "nvgrace_gpu_vfio_pci"
 COHERENT_DRIVERS = (DRIVER, INTREE)
 
 NVIDIA = 0x10DE
-IDS = {0x2342: "GH200", 0x2345: "GH200", 0x2348: "GH200", 0x2941: "GB200", 0x31C2: "GB300"}
-# NVIDIA marks these as coherent, too; the driver has no id for them, and binds them by name.
-NEW_IDS = {0x2343: "Grace Hopper", 0x297E: "Grace Blackwell", 0x29BC: "Grace Blackwell"}
+# In the tree the driver's list of ids is here as a link; scripts/tool packs what it leads to.
+IDS = {int(device, 16): product for device, product in re.findall(
+    r'ID\((0x\w+), "(.*)"\)', pkgutil.get_data(__package__, "ids.h").decode())}
 
 DEVICES = "/sys/bus/pci/devices"
 NOIOMMU = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 
-# Training of link and memory ends within this many seconds, or the driver gives up.
-TRAINING = 30
+# Training of link and memory ends within this many seconds, or the driver gives up; and the most
+# that the DVSEC of a CXL device can ask for.
+TRAINING, CXL_TRAINING = 30, 256
+
+# Extended capabilities, and the DVSEC for CXL Devices: (vendor, id).
+DVSEC, CXL_DEVICE = 0x23, (0x1E98, 0)
 
 Region = collections.namedtuple("Region", "name bar base backed bar_size")
 
@@ -57,9 +62,7 @@ class Gpu:
 
     @property
     def model(self):
-        name = (IDS.get(self.device) or NEW_IDS.get(self.device)
-                if self.vendor == NVIDIA else None)
-        return name or "unknown"
+        return IDS.get(self.device, "unknown") if self.vendor == NVIDIA else "unknown"
 
     @property
     def hopper(self):
@@ -146,6 +149,28 @@ class Gpu:
         if len(data) < 64:
             raise Unknown("%s/config has %d bytes, not 64" % (self.dir, len(data)))
         return data
+
+    def cxl_ranges(self):
+        """The low half of the size of each range in its CXL Device DVSEC, which has what the
+        driver polls; [] if there is none, or if config space cannot be read so far."""
+        data, at = b"", 0x100
+        with contextlib.suppress(OSError):
+            data = self.host.read_bytes(self.dir + "/config", 4096)
+        for _ in range(480):
+            if at < 0x100 or at + 0x30 > len(data):
+                break
+            header, first, second = struct.unpack_from("<III", data, at)
+            if header & 0xFFFF == DVSEC and (first & 0xFFFF, second & 0xFFFF) == CXL_DEVICE:
+                ranges = 2 if second >> 20 & 3 == 2 else 1
+                return [struct.unpack_from("<I", data, at + 0x1C + 0x10 * i)[0]
+                        for i in range(ranges)]
+            at = header >> 20
+        return []
+
+    @property
+    def training(self):
+        """How many seconds the driver waits for it at most."""
+        return CXL_TRAINING if self.cxl_ranges() else TRAINING
 
     def capabilities(self):
         """The ids in its list of capabilities; only root sees that list."""
@@ -241,7 +266,7 @@ def find_gpus(host):
             ids = gpu.vendor, gpu.device
         except (OSError, Unknown):
             continue
-        if ids[0] == NVIDIA and (ids[1] in IDS or ids[1] in NEW_IDS):
+        if ids[0] == NVIDIA and ids[1] in IDS:
             if not host.exists(gpu.dir + "/physfn"):
                 gpus.append(gpu)
     return gpus
@@ -273,10 +298,9 @@ def choose_gpus(host, names, any_id=False):
                           (bdf, ", ".join(map(str, find_gpus(host))) or "none"))
         if gpu.bdf in map(str, gpus):
             raise Refused("%s is named twice" % bdf)
-        if gpu.vendor != NVIDIA or (gpu.device not in IDS and gpu.device not in NEW_IDS):
-            if not any_id:
-                raise Refused("%s is %04x:%04x, which is not a GPU with coherent memory; --any-id "
-                              "takes it all the same" % (bdf, gpu.vendor, gpu.device))
+        if not gpu.known and not any_id:
+            raise Refused("%s is %04x:%04x, which is not a GPU with coherent memory; --any-id "
+                          "takes it all the same" % (bdf, gpu.vendor, gpu.device))
         gpus.append(gpu)
     return gpus
 

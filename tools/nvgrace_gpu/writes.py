@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from .gpu import TRAINING
+from .gpu import CXL_TRAINING
 from .host import Refused, Unknown
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -88,7 +88,7 @@ class Child:
 
         The kernel may probe in a worker, which the signal does not reach; that ends by itself.
         """
-        limit = time.monotonic() + (TRAINING + 5 if self.step.name.endswith("/bind") else 2)
+        limit = time.monotonic() + (CXL_TRAINING + 5 if self.step.name.endswith("/bind") else 2)
         while not os.waitpid(self.pid, os.WNOHANG)[0]:
             if time.monotonic() >= limit:
                 raise Stuck(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), self.step.name)

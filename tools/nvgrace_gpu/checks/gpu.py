@@ -6,7 +6,7 @@ import re
 
 from ..cures import NEW_FIRMWARE, POWER_CYCLE, REBOOT, REBOOT_ONLY, RESCAN, SMMU_ON, Advice, explain
 from ..distribution import Distribution
-from ..gpu import COHERENT_DRIVERS, DEVICES, NEW_IDS, NVIDIA, TRAINING, Gpu
+from ..gpu import COHERENT_DRIVERS, DEVICES, Gpu
 from ..host import Account, Unknown
 from ..module import install_cures, module_file, our_driver
 from ..persist import TOO_LATE, other_owners, rule_file
@@ -22,10 +22,7 @@ def check_present(host, gpu, _):
     if gpu.config_space()[:4] == b"\xff\xff\xff\xff":
         return fix("config space reads all ones: the GPU is off the bus",
                    RESCAN.format(bdf=gpu))
-    text = "%s, %04x:%04x, socket %d" % (gpu.model, gpu.vendor, gpu.device, gpu.socket)
-    if gpu.vendor == NVIDIA and gpu.device in NEW_IDS:
-        return ok(text + "; the driver has no id for it, and binds it by driver_override")
-    return ok(text)
+    return ok("%s, %04x:%04x, socket %d" % (gpu.model, gpu.vendor, gpu.device, gpu.socket))
 
 
 @listed("group")
@@ -218,9 +215,18 @@ def check_ready(_, gpu, options):
         if state == "gone":
             return fix(said + ": the GPU is off the bus", off_the_bus)
         return ok(said if state != "training" else
-                  "%s: the next access polls the GPU, for up to %d s" % (said, TRAINING))
+                  "%s: the next access polls the GPU, for up to %d s" % (said, gpu.training))
     if gpu.driver in COHERENT_DRIVERS:
         return ok("the driver found it ready when it was bound")
+    not_ready = ": not ready, which takes up to %d s after a reset" % gpu.training
+    wait = "sleep %d; nvgrace-gpu check -q %s" % (gpu.training, gpu)
+    ranges = gpu.cxl_ranges()
+    if ranges:
+        text = "CXL DVSEC: " + ", ".join("range %d reads 0x%x" % pair
+                                         for pair in enumerate(ranges, 1))
+        if all(value & 3 == 3 for value in ranges):
+            return ok("ready: " + text)
+        return fix(text + not_ready, wait, Advice("if it stays so: " + POWER_CYCLE))
     link, training = registers(gpu)
     if link == training == 0xFFFFFFFF:
         return fix("BAR0 reads all ones: the GPU is off the bus", off_the_bus)
@@ -229,9 +235,7 @@ def check_ready(_, gpu, options):
     text = "C2C link (BAR0+0x1498) reads 0x%x, HBM training (BAR0+0x200bc) 0x%x" % (link, training)
     if link not in (0, 0xFF):
         return fix(text + ": the link failed", POWER_CYCLE)
-    return fix(text + ": not ready, which takes up to %d s after a reset" % TRAINING,
-               "sleep %d; nvgrace-gpu check -q %s" % (TRAINING, gpu),
-               Advice("if it stays so: " + POWER_CYCLE))
+    return fix(text + not_ready, wait, Advice("if it stays so: " + POWER_CYCLE))
 
 
 @listed("reset")

@@ -1,0 +1,1 @@
+../../nvgrace_gpu_ids.h
