@@ -42,6 +42,13 @@
  *	power_state	0 for D0, 3 for D3hot; read-only
  *	resets_flr	function level resets so far; can be set
  *	resets_bus	resets by the root port so far; can be set
+ *	resets_rst	resets by ACPI's _RST so far; can be set
+ *	rst_ms		how long a reset by _RST takes. Meanwhile config space and BARs read all
+ *			ones, and writes are lost
+ *	rst_limit_ms	how long _RST polls for its end (10000, as firmware does); then _RST
+ *			returns as if the reset had worked
+ *	rst_fails	1 ends _RST with an error of ACPI, before it resets anything
+ *	slot_power	does the slot have power? 0 is as if gone; read-only
  *	aer_correctable		0x..., the AER status registers. What is written
  *	aer_uncorrectable	happens: it is latched there, and the root port
  *			gets the message and interrupts; fatal or not as the
@@ -51,6 +58,10 @@
  *			its own; write-only, and an empty line gives it its own back
  *	config		OFFSET VALUE in hex: 32 bits of extended config space, from 0x100 on;
  *			write-only, and an empty line gives back what was there
+ *
+ * The option rst of scripts/rig gives a GPU an ACPI method _RST, which works registers in the
+ * port's config space: on a Grace host they are in the SoC. The slot's power is the port's register
+ * as QEMU has it, but kept from QEMU, which would unplug the functions.
  *
  * gpu_standin/ssdt loads the table that is written to it, in one write, as another table of
  * ACPI: its devices can then be companions. Nothing unloads it.
@@ -111,6 +122,14 @@ MODULE_PARM_DESC(gpus,
 
 #define FUNCTION(fn)	PCI_DEVFN(0, fn)
 
+/*
+ * Registers for _RST in the port's config space, where QEMU has nothing, 32 bits each: 1 begins a
+ * reset, and reads back until its end; rst_limit_ms; rst_fails. scripts/rig has the method.
+ */
+#define RST_BUSY	0xf0
+#define RST_LIMIT	0xf4
+#define RST_FAILS	0xf8
+
 /**
  * struct image - config space, as far as it is answered from here
  * @owned: bits that are, and not by a function
@@ -149,7 +168,10 @@ struct readiness {
  * @bar0_address: the bus address of that mapping
  * @timer: ends the time in which the GPU is not ready
  * @training: @timer is to make it ready
+ * @rst_timer: ends a reset by _RST
  * @in_reset: the port keeps the bus in reset
+ * @in_rst: a reset by _RST is going on
+ * @slot_control: the bits of SLOT_POWER, as the kernel wrote them
  * @gone: off the bus
  * @decodes: BAR0 can be accessed
  * @ready_ms: from the end of a reset until ready; negative: without end
@@ -164,6 +186,10 @@ struct readiness {
  * @root_source: who sent them; its AER error source
  * @resets_flr: function level resets seen
  * @resets_bus: bus resets seen
+ * @resets_rst: resets by _RST seen
+ * @rst_ms: how long such a reset takes
+ * @rst_limit_ms: how long _RST polls for its end
+ * @rst_fails: _RST ends with an error
  */
 struct standin {
 	struct pci_dev *port;
@@ -175,15 +201,17 @@ struct standin {
 	int functions;
 	void __iomem *bar0;
 	u32 bar0_address;
-	struct timer_list timer;
-	bool training, in_reset, gone, decodes;
+	struct timer_list timer, rst_timer;
+	bool training, in_reset, in_rst, gone, decodes;
+	u16 slot_control;
 	int ready_ms, valid_ms;
 	unsigned long reset_end;
 	u32 cxl_timeout, cxl_range2;
 	struct readiness c2c_link, hbm_training;
 	struct acpi_device *companion;
 	u32 root_status, root_source;
-	u32 resets_flr, resets_bus;
+	u32 resets_flr, resets_bus, resets_rst;
+	u32 rst_ms, rst_limit_ms, rst_fails;
 };
 
 static struct standin standins[MAX_GPUS];
@@ -415,6 +443,15 @@ static void show_readiness(struct standin *gpu)
 	writel(gpu->hbm_training.value, gpu->bar0 + BAR0_HBM_TRAINING);
 }
 
+/* The slot's power, in the port's slot control: power controller and indicator. */
+#define SLOT_POWER	(PCI_EXP_SLTCTL_PCC | PCI_EXP_SLTCTL_PIC)
+
+static bool is_silent(const struct standin *gpu)
+{
+	return gpu->gone || gpu->in_reset || gpu->in_rst ||
+	       (gpu->slot_control & PCI_EXP_SLTCTL_PCC);
+}
+
 /* Let all functions decode memory if the GPU does. */
 static void apply(struct standin *gpu)
 {
@@ -422,7 +459,7 @@ static void apply(struct standin *gpu)
 	u16 pmcsr = image_word(&gpu->image, PM_CAP + PCI_PM_CTRL);
 	int fn;
 
-	if (gpu->gone || gpu->in_reset || (pmcsr & PCI_PM_CTRL_STATE_MASK))
+	if (is_silent(gpu) || (pmcsr & PCI_PM_CTRL_STATE_MASK))
 		command = 0;
 	real_write(gpu, 0, PCI_COMMAND, 2, command);
 	for (fn = 1; fn < gpu->functions; fn++)
@@ -482,6 +519,36 @@ static void reset(struct standin *gpu)
 	for (fn = 0; fn < gpu->functions; fn++)
 		for (i = 0; i < ARRAY_SIZE(bars); i++)
 			real_write(gpu, fn, bars[i], 4, 0);
+}
+
+static void end_rst(struct standin *gpu)
+{
+	gpu->in_rst = false;
+	apply(gpu);
+	start_training(gpu);
+}
+
+static void rst_ended(struct timer_list *timer)
+{
+	struct standin *gpu = container_of(timer, struct standin, rst_timer);
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&standin_lock, flags);
+	/* Another reset may have set the timer again while this waited. */
+	if (gpu->in_rst && !timer_pending(timer))
+		end_rst(gpu);
+	raw_spin_unlock_irqrestore(&standin_lock, flags);
+}
+
+static void begin_rst(struct standin *gpu)
+{
+	gpu->in_rst = true;
+	gpu->resets_rst++;
+	reset(gpu);
+	if (gpu->rst_ms)
+		mod_timer(&gpu->rst_timer, jiffies + msecs_to_jiffies(gpu->rst_ms) + 1);
+	else
+		end_rst(gpu);
 }
 
 /* Errors */
@@ -550,14 +617,22 @@ static int read_above(struct pci_bus *bus, unsigned int devfn, int where,
 	struct standin *gpu = below_port(bus, devfn);
 	unsigned long flags;
 
-	if (!gpu || !gpu->port_aer)
+	if (!gpu)
 		return ret;
 
 	raw_spin_lock_irqsave(&standin_lock, flags);
-	where -= gpu->port_aer;
-	if (where == PCI_ERR_ROOT_STATUS)
+	if (where == RST_BUSY)
+		*val = gpu->in_rst;
+	else if (where == RST_LIMIT)
+		*val = gpu->rst_limit_ms;
+	else if (where == RST_FAILS)
+		*val = gpu->rst_fails;
+	else if (where == pci_pcie_cap(gpu->port) + PCI_EXP_SLTCTL)
+		*val = (*val & ~SLOT_POWER) | gpu->slot_control;
+	else if (gpu->port_aer && where == gpu->port_aer + PCI_ERR_ROOT_STATUS)
 		*val |= gpu->root_status;
-	else if (where == PCI_ERR_ROOT_ERR_SRC && gpu->root_source)
+	else if (gpu->port_aer && where == gpu->port_aer + PCI_ERR_ROOT_ERR_SRC &&
+		 gpu->root_source)
 		*val = gpu->root_source;
 	raw_spin_unlock_irqrestore(&standin_lock, flags);
 	return ret;
@@ -580,7 +655,7 @@ static int standin_read(struct pci_bus *bus, unsigned int devfn, int where,
 	raw_spin_lock_irqsave(&standin_lock, flags);
 	fn = function_of(gpu, &at);
 	show_ranges(gpu);
-	if (!gpu->gone && !gpu->in_reset)
+	if (!is_silent(gpu))
 		*val = image_read(&gpu->image, where, size,
 				  real_read(gpu, fn, at, size));
 	raw_spin_unlock_irqrestore(&standin_lock, flags);
@@ -592,7 +667,7 @@ static void write_gpu(struct standin *gpu, int where, int size, u32 val)
 	const int devctl = EXP_CAP + PCI_EXP_DEVCTL;
 	int at = where, fn = function_of(gpu, &at);
 
-	if (gpu->gone || gpu->in_reset)
+	if (is_silent(gpu))
 		return;
 
 	if (where == devctl && (val & PCI_EXP_DEVCTL_BCR_FLR)) {
@@ -622,6 +697,19 @@ static void write_bridge_control(struct standin *gpu, bool in_reset)
 	}
 }
 
+/* Returns what QEMU is to get: power stays on there. */
+static u32 write_slot_control(struct standin *gpu, u32 value)
+{
+	u16 was = gpu->slot_control;
+
+	gpu->slot_control = value & SLOT_POWER;
+	if ((was ^ value) & PCI_EXP_SLTCTL_PCC) {
+		reset(gpu);
+		start_training(gpu);
+	}
+	return (value & ~SLOT_POWER) | PCI_EXP_SLTCTL_PWR_IND_ON;
+}
+
 static int standin_write(struct pci_bus *bus, unsigned int devfn, int where,
 			 int size, u32 val)
 {
@@ -643,6 +731,10 @@ static int standin_write(struct pci_bus *bus, unsigned int devfn, int where,
 		if (gpu && gpu->port_aer &&
 		    where == gpu->port_aer + PCI_ERR_ROOT_STATUS)
 			gpu->root_status &= ~val;
+		if (gpu && where == RST_BUSY && val)
+			begin_rst(gpu);
+		if (gpu && where == pci_pcie_cap(gpu->port) + PCI_EXP_SLTCTL)
+			val = write_slot_control(gpu, val);
 		ret = real_ops->write(bus, devfn, where, size, val);
 	}
 	raw_spin_unlock_irqrestore(&standin_lock, flags);
@@ -728,6 +820,13 @@ static int power_state_get(void *data, u64 *val)
 	return 0;
 }
 DEFINE_DEBUGFS_ATTRIBUTE(power_state_fops, power_state_get, NULL, "%llu\n");
+
+static int slot_power_get(void *data, u64 *val)
+{
+	*val = !(((struct standin *)data)->slot_control & PCI_EXP_SLTCTL_PCC);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(slot_power_fops, slot_power_get, NULL, "%llu\n");
 
 /* A register of AER's: it reads as it is, and a write raises errors. */
 #define DEFINE_AER_STATUS(name, reg)						\
@@ -873,6 +972,11 @@ static void add_debugfs(struct standin *gpu, const char *name)
 	debugfs_create_file("power_state", 0400, dir, gpu, &power_state_fops);
 	debugfs_create_u32("resets_flr", 0600, dir, &gpu->resets_flr);
 	debugfs_create_u32("resets_bus", 0600, dir, &gpu->resets_bus);
+	debugfs_create_u32("resets_rst", 0600, dir, &gpu->resets_rst);
+	debugfs_create_u32("rst_ms", 0600, dir, &gpu->rst_ms);
+	debugfs_create_u32("rst_limit_ms", 0600, dir, &gpu->rst_limit_ms);
+	debugfs_create_u32("rst_fails", 0600, dir, &gpu->rst_fails);
+	debugfs_create_file("slot_power", 0400, dir, gpu, &slot_power_fops);
 	debugfs_create_file("aer_correctable", 0600, dir, gpu,
 			    &aer_correctable_fops);
 	debugfs_create_file("aer_uncorrectable", 0600, dir, gpu,
@@ -941,6 +1045,7 @@ static void give_back(struct standin *gpu)
 				  EXP_CAP + PCI_EXP_DEVCTL,
 				  PCI_EXP_DEVCTL_BCR_FLR);
 	pci_bus_set_ops(gpu->bus, real_ops);
+	timer_delete_sync(&gpu->rst_timer);
 	timer_delete_sync(&gpu->timer);
 	if (gpu->bar0)
 		iounmap(gpu->bar0);
@@ -976,7 +1081,11 @@ static int __init find(struct standin *gpu, const char *spec)
 	gpu->c2c_link.gpu = gpu;
 	gpu->hbm_training.gpu = gpu;
 	gpu->cxl_timeout = 3;
+	gpu->rst_limit_ms = 10000;
+	pcie_capability_read_word(gpu->port, PCI_EXP_SLTCTL, &gpu->slot_control);
+	gpu->slot_control &= SLOT_POWER;
 	timer_setup(&gpu->timer, trained, 0);
+	timer_setup(&gpu->rst_timer, rst_ended, 0);
 	return 0;
 }
 
