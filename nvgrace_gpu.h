@@ -204,6 +204,8 @@ enum nvgrace_gpu_handover {
  * @pm_domain: calls the PCI bus's PM operations, and this driver's before them
  * @saved_config: config space to restore if a reset costs it while the device is closed; NULL if
  *	it was never saved. The device lock guards it
+ * @was_present: did config space answer before the reset that is going on? The device lock
+ *	guards it
  * @is_open: does a VFIO user own config space? Resets read it without a lock
  * @resets: resets of the device since it was bound
  * @handover: enum nvgrace_gpu_handover, for sysfs; changed by open, which VFIO serializes
@@ -219,6 +221,7 @@ struct nvgrace_gpu_device {
 	struct nvgrace_gpu_poison poison;
 	struct dev_pm_domain pm_domain;
 	struct pci_saved_state *saved_config;
+	bool was_present;
 	bool is_open;
 	atomic_long_t resets;
 	enum nvgrace_gpu_handover handover;

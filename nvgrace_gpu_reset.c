@@ -7,10 +7,16 @@
  */
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
+#include <linux/delay.h>
+#include <linux/jiffies.h>
 #include <linux/pci.h>
 #include <linux/pm_domain.h>
 
 #include "nvgrace_gpu.h"
+
+/* After a reset that the PCI core takes for complete, config space answers within this time. */
+#define LATE_LIMIT_S	10
+#define LATE_POLL_MS	10
 
 static void begin_reset(struct nvgrace_gpu_device *nvdev, enum nvgrace_gpu_ready_state state)
 {
@@ -83,18 +89,50 @@ static void end_reset(struct nvgrace_gpu_device *nvdev)
 }
 
 /*
+ * Firmware's _RST polls for the end of the reset. At its time limit it returns as if the reset had
+ * worked, and the PCI core restores config space at once. Until the GPU answers, those writes are
+ * lost. So wait as the PCI core does after other resets, and restore config space again.
+ */
+static void wait_for_late_end(struct pci_dev *pdev)
+{
+	unsigned long start = jiffies;
+
+	if (nvgrace_gpu_is_present(pdev))
+		return;
+	do {
+		if (time_after(jiffies, start + LATE_LIMIT_S * HZ))
+			return;
+		msleep(LATE_POLL_MS);
+	} while (!nvgrace_gpu_is_present(pdev));
+
+	pci_info(pdev, "config space read all ones for %u ms after a reset, and is restored now\n",
+		 jiffies_to_msecs(jiffies - start));
+	/* The PCI core saved it before the reset, and has marked that as used up. */
+	pdev->state_saved = true;
+	pci_restore_state(pdev);
+}
+
+/*
  * The PCI core calls these two around every function, slot and bus reset that the
  * reset ioctls, a guest's FLR, sysfs or a neighbour initiate. VFIO holds memory_lock
  * for those that it initiates.
  */
 static void nvgrace_gpu_reset_prepare(struct pci_dev *pdev)
 {
-	begin_reset(to_nvdev(dev_get_drvdata(&pdev->dev)), NVGRACE_GPU_RESETTING);
+	struct nvgrace_gpu_device *nvdev = to_nvdev(dev_get_drvdata(&pdev->dev));
+
+	begin_reset(nvdev, NVGRACE_GPU_RESETTING);
+	nvdev->was_present = nvgrace_gpu_is_present(pdev);
 }
 
 static void nvgrace_gpu_reset_done(struct pci_dev *pdev)
 {
-	end_reset(to_nvdev(dev_get_drvdata(&pdev->dev)));
+	struct nvgrace_gpu_device *nvdev = to_nvdev(dev_get_drvdata(&pdev->dev));
+
+	/* The PCI core has saved nothing of a GPU that was gone before. */
+	if (nvdev->was_present)
+		wait_for_late_end(pdev);
+	end_reset(nvdev);
 }
 
 /*

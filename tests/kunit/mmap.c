@@ -497,6 +497,11 @@ static int fake_read_status(struct nvgrace_gpu_device *nvdev, struct nvgrace_gpu
 	return 0;
 }
 
+static bool fake_is_present(struct pci_dev *pdev)
+{
+	return true;
+}
+
 struct zap_case {
 	const char *name;
 	bool announced;
@@ -521,6 +526,7 @@ static void reset_zaps(struct kunit *test)
 	spin_lock_init(&f->nvdev.bar_lock);
 	f->nvdev.is_open = true;
 	kunit_activate_static_stub(test, nvgrace_gpu_read_status, fake_read_status);
+	kunit_activate_static_stub(test, nvgrace_gpu_is_present, fake_is_present);
 	f->nvdev.gate.ready = NVGRACE_GPU_TRAINING;
 
 	KUNIT_ASSERT_EQ(test, USER, map(test, 2, 0, 0, PAGE_SIZE));
