@@ -4,7 +4,6 @@
  * is gone.
  */
 #include <poll.h>
-#include <stdatomic.h>
 #include <sys/eventfd.h>
 #include <sys/time.h>
 
@@ -12,6 +11,7 @@
 #include "fixture.h"
 #include "knobs.h"
 #include "task.h"
+#include "work.h"
 
 static const struct program program = {
 	.what = "accesses to a GPU that is not ready after a reset, sleeps in D3, or is gone",
@@ -373,62 +373,17 @@ TEST_F_TIMEOUT(gpu, gone_while_waiting, 90)
 }
 
 /* Four threads use the memory while the GPU is reset over and over. */
-struct storm {
-	const FIXTURE_DATA(gpu) * self;
-	int how;
-	atomic_bool *stop;
-	unsigned long done, failed;
-};
-
-static void *storm_thread(void *arg)
-{
-	struct storm *storm = arg;
-	uint64_t off = storm->self->usemem + MIB(1) + storm->how * PAGE;
-	volatile uint64_t *p = storm->self->map + MIB(1) + storm->how * PAGE;
-	uint64_t value;
-
-	while (!atomic_load(storm->stop)) {
-		uint64_t want = storm->done << 8 | storm->how, got = 0;
-
-		switch (storm->how) {
-		case 0:		/* read and write the same bytes, each way */
-		case 1:
-			value = want;
-			if (pwrite(storm->self->fd, &value, 8, off) != 8 ||
-			    pread(storm->self->fd, &got, 8, off) != 8)
-				storm->failed++;
-			break;
-		case 2:
-			*p = want;
-			got = *p;
-			break;
-		default:
-			*p = want;
-			if (pread(storm->self->fd, &got, 8, off) != 8)
-				storm->failed++;
-			break;
-		}
-		storm->failed += got != want;
-		storm->done++;
-	}
-	return NULL;
-}
-
 TEST_F_TIMEOUT(gpu, storm, 60)
 {
-	struct storm storms[4];
-	pthread_t threads[4];
-	atomic_bool stop = false;
+	struct worker *w;
+	struct work work;
+	int resets = 0;
 	long end;
-	int i, resets = 0;
 
 	if (!can_reset(_metadata, variant))
 		return;
 	ASSERT_TRUE(set_knob("ready_ms", 3));
-	for (i = 0; i < 4; i++) {
-		storms[i] = (struct storm) { .self = self, .how = i, .stop = &stop };
-		ASSERT_EQ(0, pthread_create(&threads[i], NULL, storm_thread, &storms[i]));
-	}
+	ASSERT_EQ(0, start_work(&work, self->fd, self->usemem + MIB(1), self->map + MIB(1)));
 	end = now_ms() + 1000 * atoi(getenv("STORM_S") ?: "6");
 	while (now_ms() < end) {
 		/* The core does not wait for its locks to reset a bus. */
@@ -439,12 +394,11 @@ TEST_F_TIMEOUT(gpu, storm, 60)
 		usleep((1 + resets % 7) * 2000);
 	}
 	EXPECT_LE(end, now_ms());
-	atomic_store(&stop, true);
-	for (i = 0; i < 4; i++) {
-		ASSERT_EQ(0, pthread_join(threads[i], NULL));
-		TH_LOG("thread %d: %lu accesses", i, storms[i].done);
-		EXPECT_EQ(0, storms[i].failed);
-		EXPECT_LT(0, storms[i].done);
+	end_work(&work);
+	for_each_worker(w, &work) {
+		TH_LOG("a thread: %lu accesses", w->done);
+		EXPECT_EQ(0, w->wrong + w->refused);
+		EXPECT_LT(0, w->done);
 	}
 	TH_LOG("%d resets", resets);
 	EXPECT_LT(3, resets);
