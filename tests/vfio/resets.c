@@ -496,6 +496,25 @@ TEST_F(meanwhile, threads_wait)
 	expect_right(_metadata, &work);
 }
 
+/* Config space may read all ones after the end of a reset, too: the GPU is not ready yet. */
+TEST_F(meanwhile, silent_gpu_is_waited_for)
+{
+	struct user *user = &self->user;
+	struct access load = { .how = ACCESS_LOAD, .p = user->map };
+
+	ASSERT_TRUE(set_knob("ready_ms", -1));
+	ASSERT_EQ(0, by_sysfs(&user->v));
+	ASSERT_TRUE(set_knob("gone", 1));
+	ASSERT_EQ(0, start_access_thread(&load));
+	usleep(500000);
+	EXPECT_EQ(EBUSY, pthread_tryjoin_np(load.thread, NULL));
+	ASSERT_TRUE(set_knob("gone", 0));
+	ASSERT_TRUE(set_knob("ready", 1));
+	EXPECT_EQ(0, pthread_join(load.thread, NULL));
+	EXPECT_EQ(0, load.result);
+	EXPECT_EQ(pattern(SEED, 0), load.value);
+}
+
 /* vfio_pci_core does not wait for a reset that another task began: open again afterwards. */
 TEST(open_during_a_reset)
 {
