@@ -352,6 +352,7 @@ static const struct ready_case ready_cases[] = {
 	{ "gets ready", NVGRACE_GPU_TRAINING, 0, 1, 4 },
 	/* The driver tries once more with a runtime PM reference, which could wake the GPU. */
 	{ "registers cannot be read", NVGRACE_GPU_TRAINING, -EIO, -EIO, 5 },
+	/* So it does if the PCI core knows that the GPU has gone. */
 	{ "goes", NVGRACE_GPU_TRAINING, -ENODEV, -EIO, 5 },
 };
 
@@ -374,6 +375,8 @@ static void access_waits_until_ready(struct kunit *test)
 	struct fixture *f = test->priv;
 
 	kunit_activate_static_stub(test, nvgrace_gpu_read_status, fake_read_status);
+	if (c->result == -ENODEV)
+		f->pdev.error_state = pci_channel_io_perm_failure;
 	nvgrace_gpu_gate_revoke(&f->nvdev, c->ready);
 	check_read(test, 0, 1, c->ret);
 	KUNIT_EXPECT_EQ(test, f->reads, c->reads);

@@ -134,7 +134,9 @@ static const struct failure failures[] = {
 	{ "a reset in each try", 1, UINT_MAX, 0, 0, 0, -EIO, 3 },
 	{ "link failed at the end", 0, 0, 2, UINT_MAX, -ENOLINK, -EIO, 3 },
 	{ "link failed, and is back", 0, 0, 2, 3, -ENOLINK, 0, 4 },
+	/* As far as the PCI core knows; a GPU that only does not answer may come back. */
 	{ "gone at the end", 0, 0, 2, UINT_MAX, -ENODEV, -EIO, 3 },
+	{ "does not answer for a while", 0, 0, 2, 5, -ENODEV, 0, 6 },
 	{ "trains again at the end", 0, 0, 2, 4, -EAGAIN, 0, 5 },
 	{ "never ready", 0, 0, 1, UINT_MAX, -ENOLINK, -EIO, 2 },
 };
@@ -152,6 +154,8 @@ static void second_try(struct kunit *test)
 	f->fail_at = c->fail_at;
 	f->fail_end = c->fail_end;
 	f->result = c->result;
+	if (c->result == -ENODEV && c->ret)
+		f->pdev.error_state = pci_channel_io_perm_failure;
 	KUNIT_EXPECT_EQ(test, c->ret, nvgrace_gpu_scrub(&f->nvdev));
 	KUNIT_EXPECT_EQ(test, c->polls, f->polls);
 	if (!c->ret) {
