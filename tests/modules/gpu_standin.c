@@ -2,7 +2,8 @@
 /*
  * Test-only, for the emulated host: makes a GPU of plain QEMU functions
  *
- * QEMU has no GPU like it, so two functions share a slot behind a root port.
+ * QEMU has no GPU like it, so two functions share a slot behind a root port, of
+ * any host bridge, or behind the port of a switch.
  * Function 0 is a bochs-display: PCI Express with extended config space, a bus
  * reset that is real, and a BAR0 that is 16 MiB of plain RAM. No function of
  * QEMU's has two BARs of RAM, so function 1 adds a second: an ivshmem-plain,
@@ -41,7 +42,7 @@
  *			ones, writes are lost; 0 brings it back as it was
  *	power_state	0 for D0, 3 for D3hot; read-only
  *	resets_flr	function level resets so far; can be set
- *	resets_bus	resets by the root port so far; can be set
+ *	resets_bus	resets by a port above it so far; can be set
  *	resets_rst	resets by ACPI's _RST so far; can be set
  *	rst_ms		how long a reset by _RST takes. Meanwhile config space and BARs read all
  *			ones, and writes are lost
@@ -156,8 +157,9 @@ struct readiness {
 
 /**
  * struct standin - a stand-in for a GPU
- * @port: the root port above it
- * @port_aer: the port's AER capability, if it has one
+ * @port: the port above it
+ * @root: the root port, which is @port where there is no switch
+ * @root_aer: the root port's AER capability, if it has one
  * @bus: the bus below the port
  * @device: PCI device id
  * @dvsec: the DVSEC's bit 0, or -1 if there is no DVSEC
@@ -169,7 +171,7 @@ struct readiness {
  * @timer: ends the time in which the GPU is not ready
  * @training: @timer is to make it ready
  * @rst_timer: ends a reset by _RST
- * @in_reset: the port keeps the bus in reset
+ * @in_reset: a port keeps the bus in reset
  * @in_rst: a reset by _RST is going on
  * @slot_control: the bits of SLOT_POWER, as the kernel wrote them
  * @gone: off the bus
@@ -182,7 +184,7 @@ struct readiness {
  * @c2c_link: a readiness register
  * @hbm_training: the other one
  * @companion: its own in ACPI, while it has another
- * @root_status: error messages that @port has got from here; its AER root status
+ * @root_status: error messages that @root has got from here; its AER root status
  * @root_source: who sent them; its AER error source
  * @resets_flr: function level resets seen
  * @resets_bus: bus resets seen
@@ -192,8 +194,8 @@ struct readiness {
  * @rst_fails: _RST ends with an error
  */
 struct standin {
-	struct pci_dev *port;
-	u16 port_aer;
+	struct pci_dev *port, *root;
+	u16 root_aer;
 	struct pci_bus *bus;
 	u16 device;
 	int dvsec, ranges;
@@ -233,15 +235,27 @@ static struct standin *below(const struct pci_bus *bus)
 	return NULL;
 }
 
+/* No two have a port in common. */
 static struct standin *below_port(const struct pci_bus *bus, unsigned int devfn)
 {
+	struct pci_dev *port;
 	int i;
 
 	for (i = 0; i < nr_gpus; i++)
-		if (standins[i].port->bus == bus &&
-		    standins[i].port->devfn == devfn)
-			return &standins[i];
+		for (port = standins[i].port; port; port = pci_upstream_bridge(port))
+			if (port->bus == bus && port->devfn == devfn)
+				return &standins[i];
 	return NULL;
+}
+
+static bool is_port(const struct standin *gpu, const struct pci_bus *bus)
+{
+	return gpu && gpu->port->bus == bus;
+}
+
+static bool is_root(const struct standin *gpu, const struct pci_bus *bus)
+{
+	return gpu && gpu->root_aer && gpu->root->bus == bus;
 }
 
 /* The image */
@@ -588,14 +602,14 @@ static void send_message(struct standin *gpu, int where, u32 errors)
 
 static int raise_error(struct standin *gpu, int where, u32 errors)
 {
-	struct pci_dev *port = gpu->port;
+	struct pci_dev *root = gpu->root;
 	u32 command, status;
 	unsigned long flags;
 
-	if (!gpu->port_aer)
+	if (!gpu->root_aer)
 		return -EOPNOTSUPP;
-	pci_read_config_dword(port, gpu->port_aer + PCI_ERR_ROOT_COMMAND, &command);
-	pci_read_config_dword(port, gpu->port_aer + PCI_ERR_ROOT_STATUS, &status);
+	pci_read_config_dword(root, gpu->root_aer + PCI_ERR_ROOT_COMMAND, &command);
+	pci_read_config_dword(root, gpu->root_aer + PCI_ERR_ROOT_STATUS, &status);
 	if (!(command & PCI_ERR_ROOT_CMD_FATAL_EN))
 		return -EOPNOTSUPP;
 
@@ -604,7 +618,7 @@ static int raise_error(struct standin *gpu, int where, u32 errors)
 	raw_spin_unlock_irqrestore(&standin_lock, flags);
 
 	/* The top bits say which of the port's vectors that is. */
-	return irq_set_irqchip_state(pci_irq_vector(port, status >> 27),
+	return irq_set_irqchip_state(pci_irq_vector(root, status >> 27),
 				     IRQCHIP_STATE_PENDING, true);
 }
 
@@ -621,19 +635,22 @@ static int read_above(struct pci_bus *bus, unsigned int devfn, int where,
 		return ret;
 
 	raw_spin_lock_irqsave(&standin_lock, flags);
-	if (where == RST_BUSY)
-		*val = gpu->in_rst;
-	else if (where == RST_LIMIT)
-		*val = gpu->rst_limit_ms;
-	else if (where == RST_FAILS)
-		*val = gpu->rst_fails;
-	else if (where == pci_pcie_cap(gpu->port) + PCI_EXP_SLTCTL)
-		*val = (*val & ~SLOT_POWER) | gpu->slot_control;
-	else if (gpu->port_aer && where == gpu->port_aer + PCI_ERR_ROOT_STATUS)
-		*val |= gpu->root_status;
-	else if (gpu->port_aer && where == gpu->port_aer + PCI_ERR_ROOT_ERR_SRC &&
-		 gpu->root_source)
-		*val = gpu->root_source;
+	if (is_port(gpu, bus)) {
+		if (where == RST_BUSY)
+			*val = gpu->in_rst;
+		else if (where == RST_LIMIT)
+			*val = gpu->rst_limit_ms;
+		else if (where == RST_FAILS)
+			*val = gpu->rst_fails;
+		else if (where == pci_pcie_cap(gpu->port) + PCI_EXP_SLTCTL)
+			*val = (*val & ~SLOT_POWER) | gpu->slot_control;
+	}
+	if (is_root(gpu, bus)) {
+		if (where == gpu->root_aer + PCI_ERR_ROOT_STATUS)
+			*val |= gpu->root_status;
+		else if (where == gpu->root_aer + PCI_ERR_ROOT_ERR_SRC && gpu->root_source)
+			*val = gpu->root_source;
+	}
 	raw_spin_unlock_irqrestore(&standin_lock, flags);
 	return ret;
 }
@@ -728,12 +745,12 @@ static int standin_write(struct pci_bus *bus, unsigned int devfn, int where,
 		if (gpu && control >= 0 && control < size)
 			write_bridge_control(gpu, (val >> 8 * control) &
 					     PCI_BRIDGE_CTL_BUS_RESET);
-		if (gpu && gpu->port_aer &&
-		    where == gpu->port_aer + PCI_ERR_ROOT_STATUS)
+		if (is_root(gpu, bus) &&
+		    where == gpu->root_aer + PCI_ERR_ROOT_STATUS)
 			gpu->root_status &= ~val;
-		if (gpu && where == RST_BUSY && val)
+		if (is_port(gpu, bus) && where == RST_BUSY && val)
 			begin_rst(gpu);
-		if (gpu && where == pci_pcie_cap(gpu->port) + PCI_EXP_SLTCTL)
+		if (is_port(gpu, bus) && where == pci_pcie_cap(gpu->port) + PCI_EXP_SLTCTL)
 			val = write_slot_control(gpu, val);
 		ret = real_ops->write(bus, devfn, where, size, val);
 	}
@@ -1002,6 +1019,14 @@ static void scan(struct standin *gpu)
 	pcie_bus_configure_settings(gpu->bus);
 }
 
+static void set_ops_above(const struct standin *gpu, struct pci_ops *ops)
+{
+	struct pci_dev *port;
+
+	for (port = gpu->port; port; port = pci_upstream_bridge(port))
+		pci_bus_set_ops(port->bus, ops);
+}
+
 static int take_over(struct standin *gpu)
 {
 	struct pci_dev *pdev;
@@ -1069,15 +1094,17 @@ static int __init find(struct standin *gpu, const char *spec)
 	if (pdev && pci_upstream_bridge(pdev) && !pdev->devfn)
 		gpu->port = pci_dev_get(pci_upstream_bridge(pdev));
 	pci_dev_put(pdev);
-	if (!gpu->port || gpu->port->bus != standins[0].port->bus ||
+	if (!gpu->port || !pcie_find_root_port(gpu->port) ||
+	    gpu->port->bus->ops != standins[0].port->bus->ops ||
 	    !gpu->port->bus->ops->map_bus) {
-		pr_err("gpus: '%s' is not function 0 below a root port\n", spec);
+		pr_err("gpus: '%s' is not function 0 below a port\n", spec);
 		return -ENODEV;
 	}
 
 	real_ops = gpu->port->bus->ops;
 	gpu->bus = gpu->port->subordinate;
-	gpu->port_aer = pci_find_ext_capability(gpu->port, PCI_EXT_CAP_ID_ERR);
+	gpu->root = pcie_find_root_port(gpu->port);
+	gpu->root_aer = pci_find_ext_capability(gpu->root, PCI_EXT_CAP_ID_ERR);
 	gpu->c2c_link.gpu = gpu;
 	gpu->hbm_training.gpu = gpu;
 	gpu->cxl_timeout = 3;
@@ -1098,8 +1125,8 @@ static void leave(int taken)
 	pci_lock_rescan_remove();
 	for (i = 0; i < taken; i++)
 		give_back(&standins[i]);
-	if (taken)
-		pci_bus_set_ops(standins[0].port->bus, real_ops);
+	for (i = 0; taken && i < nr_gpus; i++)
+		set_ops_above(&standins[i], real_ops);
 	pci_unlock_rescan_remove();
 
 	for (i = 0; i < nr_gpus; i++)
@@ -1121,7 +1148,8 @@ static int __init gpu_standin_init(void)
 		standin_ops.write = standin_write;
 
 		pci_lock_rescan_remove();
-		pci_bus_set_ops(standins[0].port->bus, &standin_ops);
+		for (i = 0; i < nr_gpus; i++)
+			set_ops_above(&standins[i], &standin_ops);
 		while (taken < nr_gpus && !ret)
 			ret = take_over(&standins[taken++]);
 		pci_unlock_rescan_remove();
