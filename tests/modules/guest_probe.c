@@ -24,6 +24,10 @@ static unsigned long size = SZ_2M;
 module_param(size, ulong, 0444);
 MODULE_PARM_DESC(size, "bytes of it");
 
+static int node;
+module_param(node, int, 0444);
+MODULE_PARM_DESC(node, "the NUMA node that op=online adds the memory to");
+
 static bool wc;
 module_param(wc, bool, 0444);
 MODULE_PARM_DESC(wc, "map it Normal-NC rather than Normal Write-Back");
@@ -151,7 +155,7 @@ static int __init guest_probe_init(void)
 
 	/* As the GPU's driver does it. The memory stays until the guest ends. */
 	if (!strcmp(op, "online")) {
-		ret = add_memory_driver_managed(0, base, size,
+		ret = add_memory_driver_managed(node, base, size,
 						"System RAM (guest_probe)",
 						MHP_NONE);
 		if (ret)

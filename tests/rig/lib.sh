@@ -53,6 +53,18 @@ load_standins() {
 	[ -z "$gpus" ] || insmod /modules/gpu_standin.ko "gpus=${gpus#,}"
 }
 
+# add_second_socket: its memory, to its node if this kernel has room for all of firmware's nodes.
+add_second_socket() {
+	[ -n "$SECOND_SOCKET" ] || return 0
+	node=0
+	[ ! -e /sys/devices/system/node/node1 ] || node=1
+	policy=$(cat /sys/devices/system/memory/auto_online_blocks)
+	echo online > /sys/devices/system/memory/auto_online_blocks
+	insmod /modules/guest_probe.ko op=online base="${SECOND_SOCKET%:*}" \
+		size="${SECOND_SOCKET#*:}" node="$node"
+	echo "$policy" > /sys/devices/system/memory/auto_online_blocks
+}
+
 # knob BDF FILE [VALUE]: read or write what debugfs has of such a stand-in.
 knob() {
 	if [ $# = 2 ]; then
