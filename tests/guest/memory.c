@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * User space in the guest uses memory that is the BAR's: it allocates MIB, writes and verifies it,
- * and runs code in it.
+ * and runs code in it. With NODE all of it has to be memory of this NUMA node.
  */
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
+
 #include "pattern.h"
 #include "program.h"
 
@@ -22,7 +25,37 @@ static int failed(const char *what)
 	return KTAP_FAIL;
 }
 
-static int stress(unsigned long mib)
+static int bind_to(unsigned long node)
+{
+	unsigned long mask[2] = { };
+
+	if (node >= 128) {
+		ktap_note("memory: node %lu", node);
+		return KTAP_FAIL;
+	}
+	mask[node / 64] = 1UL << node % 64;
+	return syscall(SYS_set_mempolicy, MPOL_BIND, mask, 129UL) ? failed("set_mempolicy") : 0;
+}
+
+/* Is every MiB on the node? */
+static int is_on(char *p, unsigned long mib, int node)
+{
+	unsigned long i;
+	int on;
+
+	for (i = 0; i < mib; i++) {
+		if (syscall(SYS_get_mempolicy, &on, NULL, 0UL, p + MIB(i),
+			    (unsigned long)(MPOL_F_NODE | MPOL_F_ADDR)))
+			return failed("get_mempolicy");
+		if (on != node) {
+			ktap_note("memory: MiB %lu is on node %d, and not %d", i, on, node);
+			return KTAP_FAIL;
+		}
+	}
+	return 0;
+}
+
+static int stress(unsigned long mib, int node)
 {
 	const unsigned long n = (mib << 20) / 8;
 	uint64_t *p = mmap(NULL, n * 8, PROT_READ | PROT_WRITE | PROT_EXEC,
@@ -53,21 +86,24 @@ static int stress(unsigned long mib)
 		if (at[306] != 0x11 || at[305] != 0x5a)
 			return failed("an unaligned copy");
 	}
-	return 0;
+	return node < 0 ? 0 : is_on((char *)p, mib, node);
 }
 
 static const struct program program = {
-	.what = "in a guest: use MIB of memory, and run code in it",
-	.args = "1000",
+	.what = "in a guest: use MIB of memory, of a NUMA node, and run code in it",
+	.args = "1000 [NODE]",
 };
 
 /* Part of memory_types, which prints the result. */
 int main(int argc, char **argv)
 {
-	unsigned long mib = argc == 2 ? strtoul(argv[1], NULL, 0) : 0;
+	unsigned long mib = argc > 1 ? strtoul(argv[1], NULL, 0) : 0;
+	int node = argc > 2 ? atoi(argv[2]) : -1;
 
 	program_check(&program, argc, argv);
 	if (!mib)
 		program_skip(&program, "it takes a number of MiB");
-	return stress(mib);
+	if (node >= 0 && bind_to(node))
+		return KTAP_FAIL;
+	return stress(mib, node);
 }
