@@ -4,7 +4,7 @@
 # of each GPU: with both layouts of BARs, and without nodes.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| nvidia-guest | newest | newest-debug | --host=gh200:3G
+#| nvidia-guest | | newest newest-debug | --host=gh200:3G
 #| nvidia-guest-nvl4 | | newest | --host=gb200-nvl4:3G
 # shellcheck disable=SC1091
 . /lib.sh
