@@ -14,9 +14,22 @@
 
 #include "nvgrace_gpu.h"
 
-/* After a reset that the PCI core takes for complete, config space answers within this time. */
+/* How long to wait for config space after the PCI core has called a reset complete. */
 #define LATE_LIMIT_S	10
 #define LATE_POLL_MS	10
+
+/* Does config space answer, or will it soon? Not if the PCI core knows that the GPU is gone. */
+static bool will_answer(struct pci_dev *pdev)
+{
+	unsigned long limit = jiffies + LATE_LIMIT_S * HZ;
+
+	while (!nvgrace_gpu_is_present(pdev)) {
+		if (pdev->error_state == pci_channel_io_perm_failure || time_after(jiffies, limit))
+			return false;
+		msleep(LATE_POLL_MS);
+	}
+	return true;
+}
 
 static void begin_reset(struct nvgrace_gpu_device *nvdev, enum nvgrace_gpu_ready_state state)
 {
@@ -72,7 +85,10 @@ void nvgrace_gpu_restore_config(struct nvgrace_gpu_device *nvdev)
 
 	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_restore_config, nvdev);
 
-	if (nvgrace_gpu_has_bar0(pdev) || !nvdev->saved_config || !nvgrace_gpu_is_present(pdev))
+	if (nvgrace_gpu_has_bar0(pdev) || !nvdev->saved_config || !will_answer(pdev))
+		return;
+	/* The reset of a close may end as late as others: see wait_for_late_end(). */
+	if (nvgrace_gpu_has_bar0(pdev))
 		return;
 	pci_info(pdev, "a reset cost its config space, which the driver restores\n");
 	if (!pci_load_saved_state(pdev, nvdev->saved_config))
@@ -97,13 +113,8 @@ static void wait_for_late_end(struct pci_dev *pdev)
 {
 	unsigned long start = jiffies;
 
-	if (nvgrace_gpu_is_present(pdev))
+	if (nvgrace_gpu_is_present(pdev) || !will_answer(pdev))
 		return;
-	do {
-		if (time_after(jiffies, start + LATE_LIMIT_S * HZ))
-			return;
-		msleep(LATE_POLL_MS);
-	} while (!nvgrace_gpu_is_present(pdev));
 
 	pci_info(pdev, "config space read all ones for %u ms after a reset, and is restored now\n",
 		 jiffies_to_msecs(jiffies - start));
@@ -203,8 +214,14 @@ static int nvgrace_gpu_runtime_suspend(struct device *dev)
  */
 static int nvgrace_gpu_runtime_resume(struct device *dev)
 {
-	nvgrace_gpu_gate_retrain(to_nvdev(dev_get_drvdata(dev)));
-	return dev->bus->pm->runtime_resume(dev);
+	struct nvgrace_gpu_device *nvdev = to_nvdev(dev_get_drvdata(dev));
+	int ret;
+
+	nvgrace_gpu_gate_retrain(nvdev);
+	ret = dev->bus->pm->runtime_resume(dev);
+	/* A return from D3cold takes long. The time to train begins at its end. */
+	nvgrace_gpu_gate_retrain(nvdev);
+	return ret;
 }
 
 /* The host suspends: unmap now, so that no task uses the memory on resume before it is trained. */

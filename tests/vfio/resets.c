@@ -446,6 +446,15 @@ static int reset_once(void *unused)
 	return by_sysfs(NULL);
 }
 
+static ssize_t read_at(const char *path, off_t at, void *buf, size_t len)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = pread(fd, buf, len, at);
+
+	close(fd);
+	return n;
+}
+
 /* A user does something before a reset is over, or just after. */
 FIXTURE(meanwhile)
 {
@@ -513,6 +522,33 @@ TEST_F(meanwhile, silent_gpu_is_waited_for)
 	EXPECT_EQ(0, pthread_join(load.thread, NULL));
 	EXPECT_EQ(0, load.result);
 	EXPECT_EQ(pattern(SEED, 0), load.value);
+}
+
+/*
+ * _RST returns too early when the last user closes, and the GPU is unbound before it answers. The
+ * next driver finds its BARs.
+ */
+TEST_F(meanwhile, unbound_before_it_answers)
+{
+	char config[PATH_MAX];
+	uint64_t before, after;
+
+	device_path(config, sizeof(config), "config");
+	ASSERT_TRUE(stay_awake(true));
+	ASSERT_EQ(8, read_at(config, PCI_BASE_ADDRESS_0, &before, 8));
+	ASSERT_TRUE(set_knob("rst_limit_ms", 300));
+	ASSERT_TRUE(set_knob("rst_ms", 1500));
+	munmap(self->user.map, MAPPED);
+	vfio_close(&self->user.v);
+	ASSERT_EQ(0, write_below("driver/unbind", getenv("BDF")));
+	ASSERT_EQ(8, read_at(config, PCI_BASE_ADDRESS_0, &after, 8));
+	EXPECT_EQ(before, after);
+
+	ASSERT_TRUE(set_knob("rst_ms", 0));
+	ASSERT_TRUE(set_knob("rst_limit_ms", LIMIT_MS));
+	ASSERT_EQ(0, write_file("/sys/bus/pci/drivers/nvgrace_gpu/bind", getenv("BDF")));
+	ASSERT_TRUE(stay_awake(false));
+	open_and_fill(_metadata, &self->user);
 }
 
 /* vfio_pci_core does not wait for a reset that another task began: open again afterwards. */
