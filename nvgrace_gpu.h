@@ -136,8 +136,8 @@ struct nvgrace_gpu_status {
  * @entered: true if somebody has entered since the last revoke: the next one waits for @users
  * @held: number of tasks that may be changing the power state; @ready does not become READY
  *	while there is one
- * @since: since when the device has time to get ready, in jiffies: since the last revoke, or
- *	since the last poll after it that config space did not answer
+ * @since: start of the time to get ready, in jiffies: the last revoke, or a later poll to which
+ *	config space did not answer
  * @deadline: when a reset has to end, or after it config space to answer, in jiffies
  * @revokes: how often @ready was revoked; does not change while @users has readers
  * @status: what the registers read last, for sysfs

@@ -352,7 +352,7 @@ static int init_regions(struct nvgrace_gpu_device *nvdev, struct pci_dev *pdev)
 	if (carve_out < 0)
 		return carve_out;
 	if (carve_out && nvdev->gate.status.cxl)
-		pci_info(pdev, "a carve-out, which no GPU with a CXL DVSEC is known to need: see resmem\n");
+		pci_info(pdev, "a CXL DVSEC, but no DVSEC of NVIDIA's: carving out resmem, probably without need\n");
 
 	ret = nvgrace_gpu_split(&range, carve_out, usemem_bar, nvdev->regions);
 	if (ret == -EINVAL)

@@ -176,10 +176,11 @@ static int judge_poll(struct nvgrace_gpu_device *nvdev, unsigned long now, int e
 	if (err == -EAGAIN)
 		return time_before(now, gate->since + gate->status.limit_s * HZ) ? err : -ETIME;
 
-	if (err == -ENODEV && time_before(now, gate->deadline) &&
-	    nvdev->core.pdev->error_state != pci_channel_io_perm_failure) {
+	if (err == -ENODEV) {
 		gate->since = now;
-		return -EAGAIN;
+		if (time_before(now, gate->deadline) &&
+		    nvdev->core.pdev->error_state != pci_channel_io_perm_failure)
+			return -EAGAIN;
 	}
 	return err;
 }
@@ -201,9 +202,6 @@ static int gate_poll(struct nvgrace_gpu_device *nvdev)
 
 	ret = nvgrace_gpu_read_status(nvdev, &gate->status);
 	ret = judge_poll(nvdev, now, ret);
-	if (ret == -EAGAIN)
-		return ret;
-
 	changed = gate->verdict != ret;
 	WRITE_ONCE(gate->verdict, ret);
 	if (!ret && !gate->held) {
@@ -212,8 +210,8 @@ static int gate_poll(struct nvgrace_gpu_device *nvdev)
 	}
 	if (changed)
 		schedule_work(&nvdev->notify);
-	if (!ret)
-		return 0;
+	if (!ret || ret == -EAGAIN)
+		return ret;
 
 	nvgrace_gpu_log_status(nvdev->core.pdev, &gate->status, ret);
 	return -EIO;

@@ -78,9 +78,9 @@ static int unreadable_dvsec(struct pci_dev *pdev, u16 pos)
 }
 
 /*
- * Find the DVSEC of a vendor with an id, in which the caller reads SIZE bytes at FIELD. Returns
- * where it is, 0 if there is none; -ELOOP, -EIO or -EINVAL if config space cannot be right,
- * which is logged.
+ * Find the DVSEC with this vendor and id, which must be long enough to hold SIZE bytes at FIELD.
+ * Returns where it is, 0 if there is none; -ELOOP, -EIO or -EINVAL if config space cannot be
+ * right, which is logged.
  */
 static int find_dvsec(struct pci_dev *pdev, u16 vendor, u16 id, unsigned int field,
 		      unsigned int size)
@@ -216,7 +216,7 @@ VISIBLE_IF_KUNIT int nvgrace_gpu_judge(struct pci_dev *pdev, struct nvgrace_gpu_
 	for (i = 0; i < status->nr; i++) {
 		if (!PCI_POSSIBLE_ERROR(status->regs[i]))
 			continue;
-		status->limit_s = TRAINING_LIMIT_S;
+		status->limit_s = max(status->limit_s, TRAINING_LIMIT_S);
 		return nvgrace_gpu_is_present(pdev) ? -EAGAIN : -ENODEV;
 	}
 
@@ -357,7 +357,7 @@ static int poll_at_probe(struct pci_dev *pdev, void __iomem *bar0,
  * nvgrace_gpu_wait_at_probe() - wait until the GPU's memory can be used
  * @nvdev: the device, in D0 and not yet enabled
  *
- * A GPU that is ready costs two register reads.
+ * If the GPU is ready, this reads each register once.
  *
  * Context: Process context, sleeps for 30 s at most, or 256 s with a CXL DVSEC; ends early if
  * the task is killed. The PCI core may probe in a worker, and does for a device of a NUMA node

@@ -85,7 +85,7 @@ ok source.one_range says "$one" \
 	'usemem [mem 0x70000000000-0x7011fffffff] is BAR4, backed 0x120000000 bar_size 0x200000000'
 ok source.two_ranges says "$two" \
 	'ready: CXL DVSEC+0x1c (range 1) reads 0xf0006003, CXL DVSEC+0x2c (range 2) reads 0xf0006003' \
-	'a carve-out, which no GPU with a CXL DVSEC is known to need: see resmem'
+	"a CXL DVSEC, but no DVSEC of NVIDIA's: carving out resmem, probably without need"
 ok probe.never_active not_ready_in 4 cxl_timeout 1 0xf0002001
 ok probe.never_valid not_ready_in 1 valid_ms -1 0xf0006000
 ok probe.again bind_gpu "$one" nvgrace_gpu
