@@ -130,7 +130,7 @@ TEST_F_TIMEOUT(cxl, valid_and_active_later, 60)
 	}
 }
 
-/* From ready to usable: what the polls cost. The reader has waited for so long that they are rare. */
+/* From ready to usable, after a wait so long that the driver polls rarely. */
 TEST_F_TIMEOUT(cxl, ready_to_usable, 120)
 {
 	struct access a = { .how = ACCESS_READ, .fd = self->fd, .off = self->usemem };
