@@ -84,7 +84,8 @@ ok source.one_range says "$one" \
 	'ready: CXL DVSEC+0x1c (range 1) reads 0xf0006003' \
 	'usemem [mem 0x70000000000-0x7011fffffff] is BAR4, backed 0x120000000 bar_size 0x200000000'
 ok source.two_ranges says "$two" \
-	'ready: CXL DVSEC+0x1c (range 1) reads 0xf0006003, CXL DVSEC+0x2c (range 2) reads 0xf0006003' \
+	"ready: CXL DVSEC+0x1c (range 1) reads 0xf0006003, "\
+'CXL DVSEC+0x2c (range 2) reads 0xf0006003' \
 	"a CXL DVSEC, but no DVSEC of NVIDIA's: carving out resmem, probably without need"
 ok probe.never_active not_ready_in 4 cxl_timeout 1 0xf0002001
 ok probe.never_valid not_ready_in 1 valid_ms -1 0xf0006000
@@ -98,7 +99,7 @@ ok probes_do_not_add_up probes_do_not_add_up
 ok unload rmmod nvgrace_gpu
 ok log log_is_clean 'not ready after [0-9]+ s: CXL DVSEC.*' \
 	'error -ETIME: not ready after [0-9]+ s: CXL DVSEC.*' \
-	'CXL DVSEC at config offset 0x160: 0x[0-9a-f]* has the reserved time-out 5, taken for 256 s' \
+	'CXL DVSEC at config offset 0x160: 0x[0-9a-f]* has the reserved time-out 5, .*' \
 	'vfio_bar_restore: reset recovery - restoring BARs' \
 	'AER: PCIe Bus Error: severity=Uncorrectable \(Fatal\).*'
 finish

@@ -47,7 +47,7 @@ GUEST_TIMEOUT=1800 run_guest sh /tmp/guest.sh > /tmp/guest.ktap ||
 took guest "a driver like NVIDIA's found the memory of $count GPUs, and added a block for each node"
 sed -n 's/^# \([0-9a-f:.]*: coherent memory.*\)/\1/p' /tmp/guest.ktap | more
 grep -c '^ok .* workload' /tmp/guest.ktap |
-	sed 's/$/ workloads, each bound to a node: data and code in memory of that node alone/' | more
+	sed 's/$/ workloads, each bound to a node: data and code in its memory alone/' | more
 
 rmmod nvgrace_gpu || fail "the module does not unload"
 log_is_clean > /tmp/log || { cat /tmp/log; exit 1; }

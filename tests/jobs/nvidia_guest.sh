@@ -25,7 +25,8 @@ in_guest() {
 
 # usemem_of GPU: its bytes, as the driver says.
 usemem_of() {
-	bytes=$(dmesg | sed -n "s/.*nvgrace_gpu $(bdf_of "$1"): usemem .* backed \(0x[0-9a-f]*\) .*/\1/p" |
+	bytes=$(dmesg |
+		sed -n "s/.*nvgrace_gpu $(bdf_of "$1"): usemem .* backed \(0x[0-9a-f]*\) .*/\1/p" |
 		tail -n 1)
 	echo $((bytes))
 }

@@ -24,7 +24,8 @@ else
 fi
 ok unload rmmod nvgrace_gpu
 ok log log_is_clean 'config space read all ones for [0-9]* ms after a reset, and is restored now' \
-	'a reset cost its config space, which the driver restores' 'ACPI _RST failed' 'All device reset methods disabled by user' \
+	'a reset cost its config space, which the driver restores' \
+	'ACPI _RST failed' 'All device reset methods disabled by user' \
 	'Unable to change power state from D3cold to D0, device inaccessible' \
 	'No device request channel registered, blocked until released by user' \
 	'vfio_bar_restore: reset recovery - restoring BARs' \

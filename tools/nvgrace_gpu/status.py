@@ -109,7 +109,7 @@ def cmd_status(host, options):
         words = [row["bdf"], "driver %s" % (row["driver"] or "none"), "used by " + users,
                  "health " + row["health"] + ": " * bool(row["because"]) +
                  ", ".join(row["because"])]
-        words += ["%s %s" % (name, row[name].split(" c2c_link")[0].split(" cxl_range")[0]) for name in
+        words += ["%s %s" % (name, re.sub(" (c2c_link|cxl_range).*", "", row[name])) for name in
                   ("state", "resets", "poisoned_pages", "handover") if name in row]
         print("  ".join(words))
     return status
