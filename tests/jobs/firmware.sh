@@ -4,7 +4,8 @@
 # line of firmware.txt.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| firmware | 6.12 newest | 6.12-patched newest-debug | --firmware=tests/rig/firmware.txt
+#| firmware | 6.12 newest | 6.12-patched newest-debug 6.12-64k-patched |
+#| | | | --firmware=tests/rig/firmware.txt
 # shellcheck disable=SC1091
 . /lib.sh
 
