@@ -218,24 +218,26 @@ def check_ready(_, gpu, options):
                   "%s: the next access polls the GPU, for up to %d s" % (said, gpu.training))
     if gpu.driver in COHERENT_DRIVERS:
         return ok("the driver found it ready when it was bound")
-    not_ready = ": not ready, which takes up to %d s after a reset" % gpu.training
-    wait = "sleep %d; nvgrace-gpu check -q %s" % (gpu.training, gpu)
     ranges = gpu.cxl_ranges()
     if ranges:
         text = "CXL DVSEC: " + ", ".join("range %d reads 0x%x" % pair
                                          for pair in enumerate(ranges, 1))
         if all(value & 3 == 3 for value in ranges):
             return ok("ready: " + text)
-        return fix(text + not_ready, wait, Advice("if it stays so: " + POWER_CYCLE))
-    link, training = registers(gpu)
-    if link == training == 0xFFFFFFFF:
-        return fix("BAR0 reads all ones: the GPU is off the bus", off_the_bus)
-    if link == training == 0xFF:
-        return ok("ready: C2C link and HBM training read 0xff")
-    text = "C2C link (BAR0+0x1498) reads 0x%x, HBM training (BAR0+0x200bc) 0x%x" % (link, training)
-    if link not in (0, 0xFF):
-        return fix(text + ": the link failed", POWER_CYCLE)
-    return fix(text + not_ready, wait, Advice("if it stays so: " + POWER_CYCLE))
+    else:
+        link, training = registers(gpu)
+        if link == training == 0xFFFFFFFF:
+            return fix("BAR0 reads all ones: the GPU is off the bus", off_the_bus)
+        if link == training == 0xFF:
+            return ok("ready: C2C link and HBM training read 0xff")
+        text = "C2C link (BAR0+0x1498) reads 0x%x, HBM training (BAR0+0x200bc) 0x%x" % (
+            link, training)
+        if link not in (0, 0xFF):
+            return fix(text + ": the link failed", POWER_CYCLE)
+    limit = gpu.training
+    return fix(text + ": not ready, which takes up to %d s after a reset" % limit,
+               "sleep %d; nvgrace-gpu check -q %s" % (limit, gpu),
+               Advice("if it stays so: " + POWER_CYCLE))
 
 
 @listed("reset")
