@@ -76,8 +76,8 @@ void nvgrace_gpu_save_config(struct nvgrace_gpu_device *nvdev)
  * finds, so the BARs would stay lost for each later VFIO user and driver. While the GPU is
  * open, the VMM gets an error event and has to reset it.
  *
- * Context: Process context; the device lock is held, because resets save and restore config
- * space, too.
+ * Context: Process context, sleeps for 10 s at most if the GPU does not answer; the device lock is
+ * held, because resets save and restore config space, too.
  */
 void nvgrace_gpu_restore_config(struct nvgrace_gpu_device *nvdev)
 {

@@ -10,7 +10,6 @@
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
 #include <linux/bitfield.h>
-#include <linux/delay.h>
 #include <linux/hrtimer.h>
 #include <linux/jiffies.h>
 #include <linux/pci.h>
