@@ -70,7 +70,7 @@ static long ms_in_vain(struct __test_metadata *_metadata, const FIXTURE_DATA(cxl
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_RESET));
 	EXPECT_ERRNO(EIO, pread(self->fd, &value, 8, self->usemem));
 	took = now_ms() - start;
-	EXPECT_STREQ("failed", strtok((char *)driver_says("state"), " "));
+	EXPECT_TRUE(state_is("failed")) TH_LOG("%s", driver_says("state"));
 	return took;
 }
 
@@ -230,15 +230,6 @@ TEST_F(cxl, without_bar0)
 
 #define NR_THREADS	100
 
-static void *store(void *arg)
-{
-	struct access *a = arg;
-
-	a->tid = gettid();
-	*(volatile uint64_t *)a->p = a->value;
-	return NULL;
-}
-
 static int waiting_threads(const struct access *threads)
 {
 	int i, n = 0;
@@ -260,8 +251,9 @@ TEST_F_TIMEOUT(cxl, hundred_faults_and_munmap, 120)
 	ASSERT_TRUE(set_knob("cxl_timeout", CODE_256S));
 	ASSERT_EQ(0, ioctl(self->fd, VFIO_DEVICE_RESET));
 	for (i = 0; i < NR_THREADS; i++) {
-		threads[i] = (struct access) { .p = self->map + i * PAGE, .value = VALUE + i };
-		ASSERT_EQ(0, pthread_create(&threads[i].thread, NULL, store, &threads[i]));
+		threads[i] = (struct access) { .how = ACCESS_STORE, .p = self->map + i * PAGE,
+					       .value = VALUE + i };
+		ASSERT_EQ(0, start_access_thread(&threads[i]));
 	}
 	ASSERT_TRUE(wait_until(waiting_threads(threads) > NR_THREADS / 2, 60000));
 	for (n = 0; n < 100; n++) {
@@ -277,6 +269,7 @@ TEST_F_TIMEOUT(cxl, hundred_faults_and_munmap, 120)
 	ASSERT_TRUE(set_knob("ready", 1));
 	for (i = 0; i < NR_THREADS; i++) {
 		ASSERT_EQ(0, pthread_join(threads[i].thread, NULL));
+		EXPECT_EQ(0, threads[i].result);
 		EXPECT_EQ(VALUE + i, *(volatile uint64_t *)threads[i].p);
 	}
 }
