@@ -5,9 +5,10 @@
  * The one internal header. A file calls only files below it:
  *
  *	main.c    reset.c		front door | resets, PCI errors and power
- *	config.c  dmabuf.c  scrub.c	config space | dma-bufs | zeroes for the next owner
+ *	config.c  dmabuf.c		config space | dma-bufs
+ *	scrub.c   egm.c			zeroes for the next owner | EGM, the RAM of guests
  *	mem.c				the regions
- *	ready.c				may the memory be used now?
+ *	ready.c   zero.c		may the memory be used now? | threads that write zeroes
  *	status.c  acpi.c    sysfs.c	what the device says | firmware | what is known
  */
 /*
@@ -16,6 +17,8 @@
  *	device lock		The PCI core holds it in resets and AER's callbacks. VFIO takes
  *				it within memory_lock, and this driver takes it in open and
  *				close, both by trylock only.
+ *	egm_lock		The list of EGM regions. Held over the probe's and remove's part in
+ *				it, and in open and close of a node.
  *	mmap_lock, VMA lock	mm's; held in faults. Below this line reads and writes of a
  *				region touch the user's memory with page faults off only.
  *	  core.memory_lock	vfio_pci_core's. For write: the resets, moves to D3 and
@@ -36,6 +39,7 @@
 #define NVGRACE_GPU_H
 
 #include <linux/atomic.h>
+#include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/pm.h>
 #include <linux/sizes.h>
@@ -43,6 +47,7 @@
 #include <linux/srcu.h>
 #include <linux/types.h>
 #include <linux/vfio_pci_core.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
 
@@ -51,12 +56,27 @@
 #define NVGRACE_GPU_PROP_BASE	"nvidia,gpu-mem-base-pa"
 #define NVGRACE_GPU_PROP_SIZE	"nvidia,gpu-mem-size"
 
+#define NVGRACE_GPU_PROP_EGM_BASE	"nvidia,egm-base-pa"
+#define NVGRACE_GPU_PROP_EGM_SIZE	"nvidia,egm-size"
+#define NVGRACE_GPU_PROP_EGM_PXM	"nvidia,egm-pxm"
+#define NVGRACE_GPU_PROP_EGM_RETIRED	"nvidia,egm-retired-pages-data-base"
+
 /* usemem is a multiple of this: an ABI between GPU firmware and guest driver. */
 #define NVGRACE_GPU_USEMEM_ALIGN	SZ_512M
 /* The least that is carved off the end as resmem where the GPU needs it. */
 #define NVGRACE_GPU_RESMEM_MIN		SZ_1G
 
 #define NVGRACE_GPU_MAX_REGIONS	2
+
+/*
+ * So much is mapped into the kernel at a time. One block entry can map a GiB (with 4 KiB pages),
+ * so the cost does not depend on the size. KASAN though allocates shadow memory for it, page by
+ * page: 128 MiB for a GiB.
+ */
+#define NVGRACE_GPU_WINDOW	((phys_addr_t)(IS_ENABLED(CONFIG_KASAN_VMALLOC) ? SZ_16M : SZ_1G))
+
+/* The C2C link moves 450 GB/s each way, and a CPU writes a fraction of that. */
+#define NVGRACE_GPU_ZEROING_THREADS	16U
 
 /**
  * struct nvgrace_gpu_range - the GPU's coherent memory as firmware names it
@@ -69,8 +89,20 @@ struct nvgrace_gpu_range {
 };
 
 /**
- * struct nvgrace_gpu_region - a part of the coherent memory, shown as a BAR
- * @name: "usemem" or "resmem"
+ * struct nvgrace_gpu_egm_info - what firmware says of a socket's extended GPU memory (EGM)
+ * @range: the memory, which is a part of the socket's DRAM
+ * @pxm: its proximity domain in ACPI, by which user space knows it
+ * @retired: host physical address of the list of retired blocks; 0 if there is none
+ */
+struct nvgrace_gpu_egm_info {
+	struct nvgrace_gpu_range range;
+	u32 pxm;
+	u64 retired;
+};
+
+/**
+ * struct nvgrace_gpu_region - a part of the coherent memory, shown as a BAR; or an EGM region
+ * @name: "usemem" or "resmem"; for EGM that of the node
  * @index: the BAR, and thus the VFIO region index; the 64-bit BAR also takes
  *	the register of the BAR after it
  * @cacheable: mapped Normal Write-Back if true, else write-combining
@@ -192,6 +224,39 @@ enum nvgrace_gpu_handover {
 };
 
 /**
+ * struct nvgrace_gpu_zeroing_thread - one of the threads that write zeroes
+ * @work: runs it
+ * @zeroing: what it is a part of
+ */
+struct nvgrace_gpu_zeroing_thread {
+	struct work_struct work;
+	struct nvgrace_gpu_zeroing *zeroing;
+};
+
+/**
+ * struct nvgrace_gpu_zeroing - zeroes for the next owner of some memory
+ * @zero_piece: writes zeroes to piece NR, in blocks, and ends between two of them when @error
+ *	is set. Returns 0; -ENODATA if there is no such piece; or another error
+ * @wq: runs @threads
+ * @wait: for @running to become 0
+ * @running: threads that have not ended
+ * @next: number of the piece that no thread has taken yet
+ * @error: first error of a thread, or -EINTR if the threads are to end
+ * @threads: the threads
+ */
+struct nvgrace_gpu_zeroing {
+	int (*zero_piece)(struct nvgrace_gpu_zeroing *zeroing, unsigned long nr);
+	struct workqueue_struct *wq;
+	wait_queue_head_t wait;
+	atomic_t running;
+	atomic_long_t next;
+	int error;
+	struct nvgrace_gpu_zeroing_thread threads[NVGRACE_GPU_ZEROING_THREADS];
+};
+
+struct nvgrace_gpu_egm;
+
+/**
  * struct nvgrace_gpu_device - a bound GPU
  * @core: what vfio_pci_core keeps of the device
  * @regions: the emulated BARs, fixed after probe but for @regions[].bar_value and what
@@ -211,6 +276,8 @@ enum nvgrace_gpu_handover {
  * @handover: enum nvgrace_gpu_handover, for sysfs; changed by open, which VFIO serializes
  * @zeroed: bytes that the last scrub has written, for sysfs
  * @notify: notifies those who poll the files in sysfs
+ * @egm: the EGM region that firmware names for the GPU, or NULL
+ * @egm_gpu: entry in the region's list of GPUs
  */
 struct nvgrace_gpu_device {
 	struct vfio_pci_core_device core;
@@ -227,6 +294,8 @@ struct nvgrace_gpu_device {
 	enum nvgrace_gpu_handover handover;
 	atomic64_t zeroed;
 	struct work_struct notify;
+	struct nvgrace_gpu_egm *egm;
+	struct list_head egm_gpu;
 };
 
 static inline struct nvgrace_gpu_device *to_nvdev(struct vfio_pci_core_device *core)
@@ -236,6 +305,14 @@ static inline struct nvgrace_gpu_device *to_nvdev(struct vfio_pci_core_device *c
 
 /* nvgrace_gpu_acpi.c */
 int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range);
+int nvgrace_gpu_acpi_egm(struct device *dev, struct nvgrace_gpu_egm_info *info);
+
+/* nvgrace_gpu_zero.c */
+int nvgrace_gpu_zeroing_init(struct nvgrace_gpu_zeroing *zeroing);
+void nvgrace_gpu_zeroing_destroy(struct nvgrace_gpu_zeroing *zeroing);
+void nvgrace_gpu_zeroing_start(struct nvgrace_gpu_zeroing *zeroing, int node);
+int nvgrace_gpu_zeroing_wait(struct nvgrace_gpu_zeroing *zeroing);
+void nvgrace_gpu_zeroing_stop(struct nvgrace_gpu_zeroing *zeroing);
 
 /* nvgrace_gpu_status.c */
 bool nvgrace_gpu_is_present(struct pci_dev *pdev);
@@ -266,6 +343,9 @@ void nvgrace_gpu_notify(struct work_struct *work);
 int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 		      unsigned int usemem_bar,
 		      struct nvgrace_gpu_region *regions);
+int nvgrace_gpu_claim(struct device *dev, const char *property,
+		      const struct nvgrace_gpu_region *region, bool is_dram);
+void nvgrace_gpu_unclaim(const struct nvgrace_gpu_region *region);
 int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_log_regions(const struct nvgrace_gpu_device *nvdev);
 struct nvgrace_gpu_region *
@@ -274,12 +354,17 @@ bool nvgrace_gpu_clip(const struct nvgrace_gpu_region *region, u64 pos,
 		      size_t *count, size_t *backed);
 bool nvgrace_gpu_block_fits(const struct vm_area_struct *vma, unsigned long addr,
 			    unsigned long pfn, unsigned int order);
+vm_fault_t nvgrace_gpu_insert(struct xarray *poisoned, struct vm_fault *vmf,
+			      unsigned long pfn, unsigned int order);
+int nvgrace_gpu_prepare_vma(const struct nvgrace_gpu_region *region, u64 pos,
+			    struct vm_area_struct *vma);
 int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 			   u64 len);
 ssize_t nvgrace_gpu_region_rw(struct nvgrace_gpu_device *nvdev,
 			      const struct nvgrace_gpu_region *region,
 			      char __user *buf, size_t count, loff_t *ppos,
 			      bool iswrite);
+void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
 void *nvgrace_gpu_find_window(const struct nvgrace_gpu_region *region, phys_addr_t phys,
 			      size_t *len);
 void nvgrace_gpu_unmap_windows(struct nvgrace_gpu_device *nvdev);
@@ -315,6 +400,12 @@ static inline void nvgrace_gpu_dmabuf_close(struct nvgrace_gpu_device *nvdev) {}
 /* nvgrace_gpu_scrub.c */
 int nvgrace_gpu_scrub(struct nvgrace_gpu_device *nvdev);
 
+/* nvgrace_gpu_egm.c */
+void nvgrace_gpu_egm_attach(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_egm_detach(struct nvgrace_gpu_device *nvdev);
+int nvgrace_gpu_egm_init(void);
+void nvgrace_gpu_egm_exit(void);
+
 /* nvgrace_gpu_reset.c */
 extern const struct pci_error_handlers nvgrace_gpu_err_handlers;
 void nvgrace_gpu_save_config(struct nvgrace_gpu_device *nvdev);
@@ -330,7 +421,6 @@ ssize_t nvgrace_gpu_core_write(struct nvgrace_gpu_device *nvdev,
 			       const char __user *buf, size_t count,
 			       loff_t *ppos);
 int nvgrace_gpu_judge(struct pci_dev *pdev, struct nvgrace_gpu_status *status);
-void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable);
 int nvgrace_gpu_poison_to_pgoff(struct vm_area_struct *vma, unsigned long pfn,
 				pgoff_t *pgoff);
 #endif

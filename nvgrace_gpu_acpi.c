@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The GPU's coherent memory, as firmware describes it
+ * The GPU's coherent memory and its socket's EGM, as firmware describes them
  *
- * The _DSD of the device's ACPI companion names it in two properties, both
- * unsigned 64-bit integers. Firmware is input like any other: whatever is not
- * exactly right fails the probe, with a line that names the property.
+ * The _DSD of the device's ACPI companion names each in properties, all of them
+ * unsigned 64-bit integers. Firmware is input like any other: coherent memory that is not
+ * exactly right fails the probe, and EGM is not served then, with a line that names the property.
  */
 #include <linux/acpi.h>
 #include <linux/ioport.h>
@@ -38,46 +38,70 @@ static int check_page_aligned(struct device *dev, const char *name, u64 value)
 			     name, value, PAGE_SIZE);
 }
 
+/**
+ * struct range_rule - what a range of memory in firmware is called
+ * @base: property of the base
+ * @size: property of the size
+ * @no_size: what a size of 0 means
+ * @ram: what it means if the range is System RAM
+ */
+struct range_rule {
+	const char *base;
+	const char *size;
+	const char *no_size;
+	const char *ram;
+};
+
+static const struct range_rule gpu_rule = {
+	.base = NVGRACE_GPU_PROP_BASE,
+	.size = NVGRACE_GPU_PROP_SIZE,
+	.no_size = "means that the C2C link to the GPU did not come up",
+	.ram = "overlaps System RAM",
+};
+
+static const struct range_rule egm_rule = {
+	.base = NVGRACE_GPU_PROP_EGM_BASE,
+	.size = NVGRACE_GPU_PROP_EGM_SIZE,
+	.no_size = "is not the size of an EGM region",
+	.ram = "overlaps System RAM: firmware has EGM on, but not its hypervisor mode",
+};
+
 static int bad_value(struct device *dev, int err, const char *name, u64 value,
 		     const char *why)
 {
 	return dev_err_probe(dev, err, "%s: 0x%llx %s\n", name, value, why);
 }
 
-static int bad_range(struct device *dev, int err, u64 base, u64 size,
-		     const char *why)
+static int bad_range(struct device *dev, int err, const struct range_rule *rule, u64 base,
+		     u64 size, const char *why)
 {
 	return dev_err_probe(dev, err, "%s: 0x%llx + %s 0x%llx %s\n",
-			     NVGRACE_GPU_PROP_BASE, base, NVGRACE_GPU_PROP_SIZE,
-			     size, why);
+			     rule->base, base, rule->size, size, why);
 }
 
-static int check_range(struct device *dev, u64 base, u64 size)
+static int check_range(struct device *dev, const struct range_rule *rule, u64 base, u64 size)
 {
 	u64 end;
 	int ret;
 
 	if (!size)
-		return bad_value(dev, -ENOLINK, NVGRACE_GPU_PROP_SIZE, size,
-				 "means that the C2C link to the GPU did not come up");
+		return bad_value(dev, -ENOLINK, rule->size, size, rule->no_size);
 	if (base > type_max(phys_addr_t))
-		return bad_value(dev, -EOVERFLOW, NVGRACE_GPU_PROP_BASE, base,
-				 "is beyond phys_addr_t");
+		return bad_value(dev, -EOVERFLOW, rule->base, base, "is beyond phys_addr_t");
 	if (size > type_max(size_t))
-		return bad_value(dev, -EOVERFLOW, NVGRACE_GPU_PROP_SIZE, size,
-				 "is beyond size_t");
+		return bad_value(dev, -EOVERFLOW, rule->size, size, "is beyond size_t");
 
-	ret = check_page_aligned(dev, NVGRACE_GPU_PROP_BASE, base);
+	ret = check_page_aligned(dev, rule->base, base);
 	if (ret)
 		return ret;
-	ret = check_page_aligned(dev, NVGRACE_GPU_PROP_SIZE, size);
+	ret = check_page_aligned(dev, rule->size, size);
 	if (ret)
 		return ret;
 
 	if (check_add_overflow(base, size, &end))
-		return bad_range(dev, -EOVERFLOW, base, size, "wraps around");
+		return bad_range(dev, -EOVERFLOW, rule, base, size, "wraps around");
 	if (end > BIT_ULL(MAX_PHYSMEM_BITS))
-		return bad_range(dev, -EOVERFLOW, base, size,
+		return bad_range(dev, -EOVERFLOW, rule, base, size,
 				 "ends beyond what this kernel can address");
 
 	/*
@@ -86,7 +110,7 @@ static int check_range(struct device *dev, u64 base, u64 size)
 	 */
 	if (region_intersects(base, size, IORESOURCE_SYSTEM_RAM,
 			      IORES_DESC_NONE) != REGION_DISJOINT)
-		return bad_range(dev, -EBUSY, base, size, "overlaps System RAM");
+		return bad_range(dev, -EBUSY, rule, base, size, rule->ram);
 
 	return 0;
 }
@@ -140,11 +164,62 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range)
 		return bad_value(dev, -EINVAL, NVGRACE_GPU_PROP_SIZE, size,
 				 "without " NVGRACE_GPU_PROP_BASE);
 
-	ret = check_range(dev, base, size);
+	ret = check_range(dev, &gpu_rule, base, size);
 	if (ret)
 		return ret;
 
 	range->base = base;
 	range->size = size;
+	return 0;
+}
+
+/**
+ * nvgrace_gpu_acpi_egm() - read and check what firmware says of the socket's EGM
+ * @dev: the GPU, with its firmware node
+ * @info: filled in on success, else undefined
+ *
+ * Every failure but -ENOENT is logged, with the property and what was read.
+ *
+ * Context: Process context, may sleep.
+ * Return: 0; -ENOENT if none of the three properties is there; -EINVAL if one of the three is
+ * missing, a value is not page-aligned, or the proximity domain is not one; otherwise as
+ * nvgrace_gpu_acpi_range().
+ */
+int nvgrace_gpu_acpi_egm(struct device *dev, struct nvgrace_gpu_egm_info *info)
+{
+	static const char * const names[] = {
+		NVGRACE_GPU_PROP_EGM_BASE, NVGRACE_GPU_PROP_EGM_SIZE, NVGRACE_GPU_PROP_EGM_PXM,
+		NVGRACE_GPU_PROP_EGM_RETIRED,
+	};
+	u64 values[ARRAY_SIZE(names)] = {};
+	unsigned int present = 0;
+	int i, ret;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++) {
+		if (!device_property_present(dev, names[i]))
+			continue;
+		present |= BIT(i);
+		ret = read_property(dev, names[i], &values[i]);
+		if (ret)
+			return ret;
+	}
+	if (!(present & 7))
+		return -ENOENT;
+	if ((present & 7) != 7)
+		return dev_err_probe(dev, -EINVAL, "%s: missing, though firmware has others of EGM\n",
+				     names[ffz(present)]);
+
+	ret = check_range(dev, &egm_rule, values[0], values[1]);
+	if (ret)
+		return ret;
+	if (values[2] > type_max(u32))
+		return bad_value(dev, -EINVAL, names[2], values[2],
+				 "is not a proximity domain, which has 32 bits");
+
+	*info = (struct nvgrace_gpu_egm_info) {
+		.range = { .base = values[0], .size = values[1] },
+		.pxm = values[2],
+		.retired = values[3],
+	};
 	return 0;
 }

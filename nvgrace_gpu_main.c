@@ -405,6 +405,7 @@ static int nvgrace_gpu_probe(struct pci_dev *pdev,
 	}
 
 	nvgrace_gpu_log_regions(nvdev);
+	nvgrace_gpu_egm_attach(nvdev);
 	return 0;
 
 out_idle:
@@ -420,6 +421,7 @@ static void nvgrace_gpu_remove(struct pci_dev *pdev)
 {
 	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
 
+	nvgrace_gpu_egm_detach(to_nvdev(core));
 	vfio_pci_core_unregister_device(core);
 	nvgrace_gpu_restore_config(to_nvdev(core));
 	nvgrace_gpu_pm_exit(to_nvdev(core));
@@ -447,7 +449,26 @@ static struct pci_driver nvgrace_gpu_driver = {
 	/* Each probe may wait for a GPU to train. */
 	.driver.probe_type	= PROBE_PREFER_ASYNCHRONOUS,
 };
-module_pci_driver(nvgrace_gpu_driver);
+
+static int __init nvgrace_gpu_init(void)
+{
+	int ret = nvgrace_gpu_egm_init();
+
+	if (ret)
+		return ret;
+	ret = pci_register_driver(&nvgrace_gpu_driver);
+	if (ret)
+		nvgrace_gpu_egm_exit();
+	return ret;
+}
+module_init(nvgrace_gpu_init);
+
+static void __exit nvgrace_gpu_exit(void)
+{
+	pci_unregister_driver(&nvgrace_gpu_driver);
+	nvgrace_gpu_egm_exit();
+}
+module_exit(nvgrace_gpu_exit);
 
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("VFIO PCI driver for the GPU of NVIDIA Grace Hopper and Grace Blackwell");

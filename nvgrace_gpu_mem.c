@@ -29,13 +29,6 @@
 /* VFIO keeps the region index in the bits above this of an mmap offset. */
 #define REGION_PGOFF_SHIFT	(VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT)
 
-/*
- * Reads and writes map this much into the kernel when it is first needed, until close. One
- * block entry can map a GiB (with 4 KiB pages), so the cost does not depend on the size.
- * KASAN though allocates shadow memory for it, page by page: 128 MiB for a GiB.
- */
-#define RW_WINDOW	((phys_addr_t)(IS_ENABLED(CONFIG_KASAN_VMALLOC) ? SZ_16M : SZ_1G))
-
 /* Bytes moved at a time within the gate: resets and fatal signals wait that long. */
 #define RW_PIECE	SZ_1M
 
@@ -99,10 +92,10 @@ int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 	return 2;
 }
 
-/* Windows start at multiples of RW_WINDOW, but the first one, which starts with the region. */
+/* Windows start at multiples of their size, but the first one, which starts with the region. */
 static size_t window_number(const struct nvgrace_gpu_region *region, phys_addr_t phys)
 {
-	return phys / RW_WINDOW - region->base / RW_WINDOW;
+	return phys / NVGRACE_GPU_WINDOW - region->base / NVGRACE_GPU_WINDOW;
 }
 
 static size_t nr_windows(const struct nvgrace_gpu_region *region)
@@ -115,54 +108,92 @@ static size_t nr_windows(const struct nvgrace_gpu_region *region)
  * around the memory. Anything else, such as EFI's runtime memory or the BAR of a device, is
  * something that a VFIO user must not get.
  */
-static bool belongs_to_another(const struct resource *claim)
+static bool belongs_to_another(const struct resource *claim, bool is_dram)
 {
 	const struct resource *parent = claim->parent;
 
 	return parent != &iomem_resource && !(parent->flags & IORESOURCE_WINDOW) &&
-	       !strstarts(parent->name ?: "", "CXL Window ");
+	       !strstarts(parent->name ?: "", "CXL Window ") &&
+	       !(is_dram && !strcmp(parent->name ?: "", "reserved"));
 }
 
 /**
- * nvgrace_gpu_claim_regions() - request the memory, so that no other driver uses it
- * @nvdev: the device, which is being bound
+ * nvgrace_gpu_claim() - request memory that firmware names, so that no other driver uses it
+ * @dev: the device that firmware names it for
+ * @property: by which firmware does that
+ * @region: the memory
+ * @is_dram: is it a part of the host's DRAM, which firmware may have told the kernel not to use?
  *
- * The claim ends when the device is unbound. If it fails, that is logged. This also makes
- * room for the windows.
+ * If it fails, that is logged.
  *
  * Context: Process context, may sleep.
- * Return: 0; -EBUSY if a part of a region is claimed already, or belongs to something else;
- * -ENOMEM.
+ * Return: 0, and then nvgrace_gpu_unclaim() undoes it; -EBUSY if a part of the memory is claimed
+ * already, or belongs to something else.
+ */
+int nvgrace_gpu_claim(struct device *dev, const char *property,
+		      const struct nvgrace_gpu_region *region, bool is_dram)
+{
+	const u64 base = region->base, last = base + region->backed - 1;
+	const struct resource *claim;
+
+	claim = request_mem_region(base, region->backed, KBUILD_MODNAME);
+	if (!claim)
+		return dev_err_probe(dev, -EBUSY,
+				     "%s: %s [mem %#llx-%#llx] is in use, see /proc/iomem\n",
+				     property, region->name, base, last);
+	if (belongs_to_another(claim, is_dram)) {
+		dev_err_probe(dev, -EBUSY,
+			      "%s: %s [mem %#llx-%#llx] lies in %s, see /proc/iomem\n",
+			      property, region->name, base, last, claim->parent->name ?: "?");
+		nvgrace_gpu_unclaim(region);
+		return -EBUSY;
+	}
+	return 0;
+}
+
+/**
+ * nvgrace_gpu_unclaim() - undo nvgrace_gpu_claim()
+ * @region: the memory
+ *
+ * Context: Process context, may sleep.
+ */
+void nvgrace_gpu_unclaim(const struct nvgrace_gpu_region *region)
+{
+	release_mem_region(region->base, region->backed);
+}
+
+static void unclaim_region(void *region)
+{
+	nvgrace_gpu_unclaim(region);
+}
+
+/**
+ * nvgrace_gpu_claim_regions() - claim the regions of a GPU
+ * @nvdev: the device, which is being bound
+ *
+ * The claims end when the device is unbound. This also makes room for the windows.
+ *
+ * Context: Process context, may sleep.
+ * Return: 0; -ENOMEM; or as nvgrace_gpu_claim().
  */
 int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
 {
-	struct pci_dev *pdev = nvdev->core.pdev;
-	const struct nvgrace_gpu_region *end = nvdev->regions + nvdev->nr_regions;
+	struct device *dev = &nvdev->core.pdev->dev;
+	struct nvgrace_gpu_region *end = nvdev->regions + nvdev->nr_regions;
 	struct nvgrace_gpu_region *region;
+	int ret;
 
 	for (region = nvdev->regions; region < end; region++) {
-		const struct resource *claim;
-
-		region->windows = devm_kcalloc(&pdev->dev, nr_windows(region),
+		region->windows = devm_kcalloc(dev, nr_windows(region),
 					       sizeof(*region->windows), GFP_KERNEL);
 		if (!region->windows)
 			return -ENOMEM;
 
-		claim = devm_request_mem_region(&pdev->dev, region->base, region->backed,
-						KBUILD_MODNAME);
-		if (!claim)
-			return dev_err_probe(&pdev->dev, -EBUSY,
-					     "%s: %s [mem %#llx-%#llx] is in use, see /proc/iomem\n",
-					     NVGRACE_GPU_PROP_BASE,
-					     region->name, (u64)region->base,
-					     (u64)region->base + region->backed - 1);
-		if (belongs_to_another(claim))
-			return dev_err_probe(&pdev->dev, -EBUSY,
-					     "%s: %s [mem %#llx-%#llx] lies in %s, see /proc/iomem\n",
-					     NVGRACE_GPU_PROP_BASE,
-					     region->name, (u64)region->base,
-					     (u64)region->base + region->backed - 1,
-					     claim->parent->name ?: "?");
+		ret = nvgrace_gpu_claim(dev, NVGRACE_GPU_PROP_BASE, region, false);
+		if (!ret)
+			ret = devm_add_action_or_reset(dev, unclaim_region, region);
+		if (ret)
+			return ret;
 	}
 	return 0;
 }
@@ -254,17 +285,16 @@ int nvgrace_gpu_mmap_check(const struct nvgrace_gpu_region *region, u64 pos,
 }
 
 /* Is a page of these known to be poisoned? */
-static bool has_poisoned_page(struct nvgrace_gpu_device *nvdev,
-			      phys_addr_t phys, size_t count)
+static bool has_poisoned_page(struct xarray *poisoned, phys_addr_t phys, size_t count)
 {
 	unsigned long pfn = PHYS_PFN(phys);
 
-	return !xa_empty(&nvdev->poison.pages) &&
-	       xa_find(&nvdev->poison.pages, &pfn, PHYS_PFN(phys + count - 1), XA_PRESENT);
+	return !xa_empty(poisoned) &&
+	       xa_find(poisoned, &pfn, PHYS_PFN(phys + count - 1), XA_PRESENT);
 }
 
 /**
- * nvgrace_gpu_map_window() - map a piece of the memory into the kernel
+ * nvgrace_gpu_map_window() - map memory that firmware names into the kernel
  * @phys: host physical address
  * @len: bytes
  * @cacheable: Normal Write-Back if true, else write-combining
@@ -272,8 +302,7 @@ static bool has_poisoned_page(struct nvgrace_gpu_device *nvdev,
  * Context: Process context, may sleep.
  * Return: what to memunmap(), or NULL.
  */
-VISIBLE_IF_KUNIT void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len,
-					      bool cacheable)
+void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len, bool cacheable)
 {
 	KUNIT_STATIC_STUB_REDIRECT(nvgrace_gpu_map_window, phys, len, cacheable);
 
@@ -296,9 +325,9 @@ VISIBLE_IF_KUNIT void *nvgrace_gpu_map_window(phys_addr_t phys, size_t len,
 void *nvgrace_gpu_find_window(const struct nvgrace_gpu_region *region, phys_addr_t phys,
 			      size_t *len)
 {
-	phys_addr_t block = ALIGN_DOWN(phys, RW_WINDOW);
+	phys_addr_t block = ALIGN_DOWN(phys, NVGRACE_GPU_WINDOW);
 	phys_addr_t start = max(block, region->base);
-	phys_addr_t last = min(block + (RW_WINDOW - 1),
+	phys_addr_t last = min(block + (NVGRACE_GPU_WINDOW - 1),
 			       region->base + (region->backed - 1));
 	void **slot = &region->windows[window_number(region, phys)];
 	void *window = READ_ONCE(*slot), *other;
@@ -395,7 +424,7 @@ static int begin_move(struct region_access *a, phys_addr_t phys, size_t count)
 	/* After a reset what was moved before it is of no use. */
 	if (a->revokes != nvdev->gate.revokes)
 		ret = -EAGAIN;
-	else if (has_poisoned_page(nvdev, phys, count))
+	else if (has_poisoned_page(&nvdev->poison.pages, phys, count))
 		ret = -EHWPOISON;
 
 	if (ret)
@@ -663,8 +692,7 @@ static vm_fault_t insert_block(struct vm_fault *vmf, unsigned long pfn,
  * map. Its neighbours would fault next, one by one. Poisoned ones among them are left out:
  * a fault on such a page itself maps it.
  */
-static vm_fault_t fill_table(struct nvgrace_gpu_device *nvdev,
-			     struct vm_fault *vmf, unsigned long pfn)
+static vm_fault_t fill_table(struct xarray *poisoned, struct vm_fault *vmf, unsigned long pfn)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	unsigned long table = ALIGN_DOWN(vmf->address, PMD_SIZE);
@@ -678,12 +706,29 @@ static vm_fault_t fill_table(struct nvgrace_gpu_device *nvdev,
 
 	pfn -= (vmf->address - addr) >> PAGE_SHIFT;
 	for (; addr < last; addr += PAGE_SIZE, pfn++) {
-		if (has_poisoned_page(nvdev, PFN_PHYS(pfn), PAGE_SIZE))
+		if (has_poisoned_page(poisoned, PFN_PHYS(pfn), PAGE_SIZE))
 			continue;
 		if (vmf_insert_pfn(vma, addr, pfn) != VM_FAULT_NOPAGE)
 			break;
 	}
 	return ret;
+}
+
+/**
+ * nvgrace_gpu_insert() - map what a fault is about
+ * @poisoned: pages that are poisoned, by pfn
+ * @vmf: the fault
+ * @pfn: the pfn of the page, or of the block's first page
+ * @order: log2 of the pages in the block, which fits; 0 for a page, and then all of its page
+ *	table is mapped
+ *
+ * Context: Process context, in a fault.
+ * Return: as .huge_fault.
+ */
+vm_fault_t nvgrace_gpu_insert(struct xarray *poisoned, struct vm_fault *vmf,
+			      unsigned long pfn, unsigned int order)
+{
+	return order ? insert_block(vmf, pfn, order) : fill_table(poisoned, vmf, pfn);
 }
 
 /*
@@ -698,7 +743,7 @@ static vm_fault_t map_fault(struct nvgrace_gpu_device *nvdev,
 
 	lockdep_assert(srcu_read_lock_held(&nvdev->gate.users));
 
-	ret = order ? insert_block(vmf, pfn, order) : fill_table(nvdev, vmf, pfn);
+	ret = nvgrace_gpu_insert(&nvdev->poison.pages, vmf, pfn, order);
 	memalloc_noio_restore(noio);
 	return ret;
 }
@@ -798,23 +843,18 @@ static const struct vm_operations_struct region_vm_ops = {
 };
 
 /**
- * nvgrace_gpu_region_mmap() - mmap() of a region
- * @nvdev: the device
- * @region: the region that @vma->vm_pgoff is in
+ * nvgrace_gpu_prepare_vma() - check a mapping, and set its flags
+ * @region: the region
+ * @pos: offset in the region where the mapping begins, in bytes
  * @vma: the mapping
- *
- * Nothing is mapped here: pages come by fault, in the largest blocks that the
- * alignment of address and memory allows.
  *
  * Context: Process context, mmap lock held for write.
  * Return: 0; -EINVAL if the mapping is private or goes past real memory;
- * -EOVERFLOW if offset and length wrap; -EPERM if an uncached region is to be executable.
+ * -EOVERFLOW if offset and length wrap.
  */
-int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
-			    const struct nvgrace_gpu_region *region,
+int nvgrace_gpu_prepare_vma(const struct nvgrace_gpu_region *region, u64 pos,
 			    struct vm_area_struct *vma)
 {
-	u64 pos = PFN_PHYS(vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1));
 	int ret;
 
 	/* mm BUGs on a pfn that is inserted in a copy-on-write mapping. */
@@ -826,13 +866,39 @@ int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
 		return ret;
 
 	/*
-	 * vm_pgoff stays VFIO's: by it the core finds the mappings to zap.
 	 * VM_HUGEPAGE, since there are no pages to waste: the older 6.12.y
 	 * (.107 does) hold this mapping too to what sysfs says of transparent
 	 * huge pages, and under "madvise" would fault page by page.
 	 */
 	vm_flags_set(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP |
 		     VM_HUGEPAGE);
+	return 0;
+}
+
+/**
+ * nvgrace_gpu_region_mmap() - mmap() of a region
+ * @nvdev: the device
+ * @region: the region that @vma->vm_pgoff is in
+ * @vma: the mapping
+ *
+ * Nothing is mapped here: pages come by fault, in the largest blocks that the
+ * alignment of address and memory allows.
+ *
+ * Context: Process context, mmap lock held for write.
+ * Return: 0; -EPERM if an uncached region is to be executable; or as
+ * nvgrace_gpu_prepare_vma().
+ */
+int nvgrace_gpu_region_mmap(struct nvgrace_gpu_device *nvdev,
+			    const struct nvgrace_gpu_region *region,
+			    struct vm_area_struct *vma)
+{
+	/* vm_pgoff stays VFIO's: by it the core finds the mappings to zap. */
+	u64 pos = PFN_PHYS(vma->vm_pgoff & (BIT(REGION_PGOFF_SHIFT) - 1));
+	int ret;
+
+	ret = nvgrace_gpu_prepare_vma(region, pos, vma);
+	if (ret)
+		return ret;
 
 	if (!region->cacheable) {
 		/*

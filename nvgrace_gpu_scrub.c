@@ -7,13 +7,9 @@
  * for each block. Thus a reset waits for one block at most, and a scrub notices a reset.
  */
 #include <kunit/visibility.h>
-#include <linux/cpumask.h>
 #include <linux/pci.h>
-#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
-#include <linux/wait.h>
-#include <linux/workqueue.h>
 
 #include "nvgrace_gpu.h"
 
@@ -23,39 +19,16 @@
 /* A thread claims so much at a time. No two threads map the same window. */
 #define SCRUB_PIECE	((phys_addr_t)SZ_1G)
 
-/* The C2C link moves 450 GB/s each way, and a CPU writes a fraction of that. */
-#define SCRUB_THREADS	16U
-
-/**
- * struct nvgrace_gpu_scrubber - one of the threads that write zeroes
- * @work: runs it
- * @scrub: what it is a part of
- */
-struct nvgrace_gpu_scrubber {
-	struct work_struct work;
-	struct nvgrace_gpu_scrub *scrub;
-};
-
 /**
  * struct nvgrace_gpu_scrub - a scrub
+ * @zeroing: its threads
  * @nvdev: the device
- * @wq: runs @threads
- * @wait: for @running to become 0
- * @running: threads that have not ended
  * @revokes: of the gate, when the scrub began
- * @next: number of the piece that no thread has taken yet
- * @error: first error of any thread, or -EINTR if the opener was killed
- * @threads: the threads
  */
 struct nvgrace_gpu_scrub {
+	struct nvgrace_gpu_zeroing zeroing;
 	struct nvgrace_gpu_device *nvdev;
-	struct workqueue_struct *wq;
-	wait_queue_head_t wait;
-	atomic_t running;
 	unsigned long revokes;
-	atomic_long_t next;
-	int error;
-	struct nvgrace_gpu_scrubber threads[SCRUB_THREADS];
 };
 
 static u64 all_bytes(const struct nvgrace_gpu_device *nvdev)
@@ -119,37 +92,27 @@ static int zero_block(struct nvgrace_gpu_scrub *scrub, const struct nvgrace_gpu_
 	return 0;
 }
 
-/* The first error ends all threads. */
-static void zero_pieces(struct nvgrace_gpu_scrub *scrub)
+static int zero_piece(struct nvgrace_gpu_zeroing *zeroing, unsigned long nr)
 {
+	struct nvgrace_gpu_scrub *scrub = container_of(zeroing, struct nvgrace_gpu_scrub, zeroing);
 	const struct nvgrace_gpu_region *region;
 	phys_addr_t phys, end;
 	int ret;
 
-	while ((region = find_piece(scrub->nvdev, atomic_long_fetch_inc(&scrub->next),
-				    &phys, &end))) {
-		while (phys < end) {
-			size_t len = min(ALIGN(phys + 1, SCRUB_BLOCK), end) - phys;
+	region = find_piece(scrub->nvdev, nr, &phys, &end);
+	if (!region)
+		return -ENODATA;
 
-			if (READ_ONCE(scrub->error))
-				return;
-			ret = zero_block(scrub, region, phys, len);
-			if (ret)
-				cmpxchg(&scrub->error, 0, ret);
-			phys += len;
-			cond_resched();
-		}
+	while (phys < end) {
+		size_t len = min(ALIGN(phys + 1, SCRUB_BLOCK), end) - phys;
+
+		ret = READ_ONCE(zeroing->error) ?: zero_block(scrub, region, phys, len);
+		if (ret)
+			return ret;
+		phys += len;
+		cond_resched();
 	}
-}
-
-static void scrub_thread(struct work_struct *work)
-{
-	struct nvgrace_gpu_scrub *scrub =
-		container_of(work, struct nvgrace_gpu_scrubber, work)->scrub;
-
-	zero_pieces(scrub);
-	if (atomic_dec_and_test(&scrub->running))
-		wake_up(&scrub->wait);
+	return 0;
 }
 
 /* Wait for the GPU, and record the count of revokes: a later one may cost zeroes. */
@@ -168,8 +131,6 @@ static int begin_scrub(struct nvgrace_gpu_scrub *scrub)
 	scrub->revokes = nvdev->gate.revokes;
 	nvgrace_gpu_gate_exit(nvdev, entry);
 
-	scrub->error = 0;
-	atomic_long_set(&scrub->next, 0);
 	atomic64_set(&nvdev->zeroed, 0);
 	return 0;
 }
@@ -179,9 +140,6 @@ static int end_scrub(struct nvgrace_gpu_scrub *scrub)
 {
 	struct nvgrace_gpu_device *nvdev = scrub->nvdev;
 	int entry, ret;
-
-	if (scrub->error)
-		return scrub->error;
 
 	nvgrace_gpu_gate_retrain(nvdev);
 	entry = nvgrace_gpu_gate_enter(nvdev, 0);
@@ -195,27 +153,19 @@ static int end_scrub(struct nvgrace_gpu_scrub *scrub)
 
 static int write_zeroes(struct nvgrace_gpu_scrub *scrub)
 {
-	unsigned int nr = min(num_online_cpus(), SCRUB_THREADS);
-	unsigned int i;
 	int ret;
 
 	ret = begin_scrub(scrub);
 	if (ret)
 		return ret;
 
-	atomic_set(&scrub->running, nr);
-	for (i = 0; i < nr; i++) {
-		INIT_WORK(&scrub->threads[i].work, scrub_thread);
-		scrub->threads[i].scrub = scrub;
-		queue_work_node(dev_to_node(&scrub->nvdev->core.pdev->dev), scrub->wq,
-				&scrub->threads[i].work);
-	}
+	nvgrace_gpu_zeroing_start(&scrub->zeroing, dev_to_node(&scrub->nvdev->core.pdev->dev));
 	/* A frozen opener keeps VFIO's locks. No suspend callback takes them. */
-	if (wait_event_state(scrub->wait, !atomic_read(&scrub->running),
-			     (TASK_KILLABLE | TASK_FREEZABLE_UNSAFE)))
-		cmpxchg(&scrub->error, 0, -EINTR);
-	flush_workqueue(scrub->wq);
-	return end_scrub(scrub);
+	ret = nvgrace_gpu_zeroing_wait(&scrub->zeroing);
+	nvgrace_gpu_zeroing_stop(&scrub->zeroing);
+	if (ret == -ERESTARTSYS)
+		return -EINTR;
+	return ret ?: end_scrub(scrub);
 }
 
 /**
@@ -235,7 +185,7 @@ int nvgrace_gpu_scrub(struct nvgrace_gpu_device *nvdev)
 {
 	struct pci_dev *pdev = nvdev->core.pdev;
 	struct nvgrace_gpu_scrub *scrub;
-	int ret = -ENOMEM;
+	int ret;
 
 	if (!nvdev->core.reset_works) {
 		pci_err(pdev, "scrub=1: VFIO cannot reset the GPU, so it may write to its memory: see reset_method in sysfs\n");
@@ -246,9 +196,9 @@ int nvgrace_gpu_scrub(struct nvgrace_gpu_device *nvdev)
 	if (!scrub)
 		return -ENOMEM;
 	scrub->nvdev = nvdev;
-	init_waitqueue_head(&scrub->wait);
-	scrub->wq = alloc_workqueue("nvgrace_gpu_scrub", WQ_UNBOUND, 0);
-	if (!scrub->wq)
+	scrub->zeroing.zero_piece = zero_piece;
+	ret = nvgrace_gpu_zeroing_init(&scrub->zeroing);
+	if (ret)
 		goto out;
 
 	ret = write_zeroes(scrub);
@@ -259,7 +209,7 @@ int nvgrace_gpu_scrub(struct nvgrace_gpu_device *nvdev)
 			(s64)atomic64_read(&nvdev->zeroed), all_bytes(nvdev), ret);
 		ret = -EIO;
 	}
-	destroy_workqueue(scrub->wq);
+	nvgrace_gpu_zeroing_destroy(&scrub->zeroing);
 out:
 	kfree(scrub);
 	return ret;

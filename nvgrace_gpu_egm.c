@@ -1,0 +1,703 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Extended GPU memory (EGM): a part of a socket's DRAM as the RAM of a guest
+ *
+ * Firmware sets it apart for a socket, and names it in the _DSD of each GPU there, which
+ * reach it over NVLink-C2C. The kernel does not use it. A VMM maps /dev/egm<pxm>: the first
+ * mmap() makes its file the owner, until that file's last mapping and descriptor are gone.
+ * Then threads write zeroes for the next owner, whose first mmap() waits for what they have
+ * not written yet.
+ *
+ * A reset of a GPU does not change this memory, so neither the gate nor a zap concerns it.
+ */
+#include <linux/cdev.h>
+#include <linux/device.h>
+#include <linux/fs.h>
+#include <linux/idr.h>
+#include <linux/ioport.h>
+#include <linux/io.h>
+#include <linux/mm.h>
+#include <linux/pci.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+#include <linux/xarray.h>
+
+#include "nvgrace_gpu.h"
+#include "nvgrace_gpu_egm.h"
+
+/* What firmware retires at a time: the page size of its RAS code, whatever the kernel's is. */
+#define RETIRED_BLOCK	((u64)SZ_64K)
+
+/* The list has room for so many, after their count. NVIDIA's firmware defines both. */
+#define RETIRED_MAX	4096
+
+/* Zeroes written before a thread looks whether it has to end. */
+#define ZERO_BLOCK	((size_t)SZ_2M)
+
+#define EGM_MINORS	(MINORMASK + 1)
+
+/**
+ * struct nvgrace_gpu_egm - an EGM region, and its node
+ * @dev: of class egm
+ * @cdev: the node
+ * @list: entry in egm_regions
+ * @users: GPUs that name the region, and open files; egm_lock guards it
+ * @pxm: its proximity domain in ACPI
+ * @region: the memory
+ * @gpus_lock: guards @gpus
+ * @gpus: the GPUs that name the region
+ * @owner: the file that may map the memory, or NULL; set by cmpxchg
+ * @own_lock: serializes the mmaps of @owner
+ * @in_use: @owner may have mapped and changed the memory; changed by @owner only
+ * @zeroing: writes zeroes when the node is made, and after each owner
+ * @zeroed: bytes that @zeroing has written, for sysfs
+ * @bad_pages: pages that firmware has retired, and those that mm has notified the driver of, by
+ *	pfn; has its own lock
+ * @space: the memory as mm's memory failure code knows it, while @in_use
+ * @is_watched: @space is registered
+ */
+struct nvgrace_gpu_egm {
+	struct device dev;
+	struct cdev cdev;
+	struct list_head list;
+	unsigned int users;
+	u32 pxm;
+	struct nvgrace_gpu_region region;
+	spinlock_t gpus_lock;	/* guards gpus */
+	struct list_head gpus;
+	struct file *owner;
+	struct mutex own_lock;	/* serializes the mmaps of owner */
+	bool in_use;
+	struct nvgrace_gpu_zeroing zeroing;
+	atomic64_t zeroed;
+	struct xarray bad_pages;
+	struct pfn_address_space space;
+	bool is_watched;
+};
+
+/* Guards the list and the regions' users, from before a region is found until it is gone. */
+static DEFINE_MUTEX(egm_lock);
+static LIST_HEAD(egm_regions);
+static DEFINE_IDA(egm_minors);
+static dev_t egm_devt;
+
+static int zero_piece(struct nvgrace_gpu_zeroing *zeroing, unsigned long nr)
+{
+	struct nvgrace_gpu_egm *egm = container_of(zeroing, struct nvgrace_gpu_egm, zeroing);
+	size_t start, len, done;
+	void *window;
+
+	if (nr >= DIV_ROUND_UP(egm->region.backed, NVGRACE_GPU_WINDOW))
+		return -ENODATA;
+
+	start = nr * NVGRACE_GPU_WINDOW;
+	len = min_t(size_t, NVGRACE_GPU_WINDOW, egm->region.backed - start);
+	window = nvgrace_gpu_map_window(egm->region.base + start, len, true);
+	if (!window)
+		return -ENOMEM;
+
+	/* Bad pages are written like all others, because writing does not consume poison. */
+	for (done = 0; done < len && !READ_ONCE(zeroing->error); done += ZERO_BLOCK) {
+		size_t block = min(ZERO_BLOCK, len - done);
+
+		memset(window + done, 0, block);
+		atomic64_add(block, &egm->zeroed);
+		cond_resched();
+	}
+	memunmap(window);
+	return 0;
+}
+
+static void start_zeroing(struct nvgrace_gpu_egm *egm)
+{
+	atomic64_set(&egm->zeroed, 0);
+	nvgrace_gpu_zeroing_start(&egm->zeroing, dev_to_node(&egm->dev));
+}
+
+static vm_fault_t egm_huge_fault(struct vm_fault *vmf, unsigned int order)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct nvgrace_gpu_egm *egm = vma->vm_private_data;
+	unsigned long addr = ALIGN_DOWN(vmf->address, PAGE_SIZE << order);
+	unsigned long pfn = PHYS_PFN(egm->region.base) + vma->vm_pgoff +
+			    ((addr - vma->vm_start) >> PAGE_SHIFT);
+
+	if (!nvgrace_gpu_block_fits(vma, addr, pfn, order))
+		return VM_FAULT_FALLBACK;
+	return nvgrace_gpu_insert(&egm->bad_pages, vmf, pfn, order);
+}
+
+static vm_fault_t egm_fault(struct vm_fault *vmf)
+{
+	return egm_huge_fault(vmf, 0);
+}
+
+static const struct vm_operations_struct egm_vm_ops = {
+	.fault = egm_fault,
+#ifdef CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP
+	.huge_fault = egm_huge_fault,
+#endif
+};
+
+/*
+ * mm calls this for the mappings of each process that it is about to kill, in atomic context. As
+ * with usemem, the page stays mapped: a guest gets its SEA from the hardware.
+ */
+static int poison_to_pgoff(struct vm_area_struct *vma, unsigned long pfn, pgoff_t *pgoff)
+{
+	struct nvgrace_gpu_egm *egm = vma->vm_private_data;
+	unsigned long first = PHYS_PFN(egm->region.base) + vma->vm_pgoff;
+
+	if (vma->vm_ops != &egm_vm_ops || pfn < first || pfn - first >= vma_pages(vma))
+		return -EFAULT;
+
+	*pgoff = pfn - PHYS_PFN(egm->region.base);
+	if (!xa_store(&egm->bad_pages, pfn, xa_mk_value(1), GFP_ATOMIC))
+		dev_err_ratelimited(&egm->dev, "page at offset %#llx is poisoned\n",
+				    (u64)*pgoff << PAGE_SHIFT);
+	return 0;
+}
+
+/* All mappings are those of the owner's file. */
+static int watch_poison(struct nvgrace_gpu_egm *egm, struct file *file)
+{
+	int ret;
+
+	egm->space = (struct pfn_address_space) {
+		.node.start = PHYS_PFN(egm->region.base),
+		.node.last = PHYS_PFN(egm->region.base + egm->region.backed) - 1,
+		.mapping = file->f_mapping,
+		.pfn_to_vma_pgoff = poison_to_pgoff,
+	};
+	ret = register_pfn_address_space(&egm->space);
+	egm->is_watched = !ret;
+	return ret == -EOPNOTSUPP ? 0 : ret;
+}
+
+/* Wait for the zeroes. If they could not be written, write them once more. */
+static int wait_for_zeroes(struct nvgrace_gpu_egm *egm)
+{
+	int ret = nvgrace_gpu_zeroing_wait(&egm->zeroing);
+
+	if (!ret || ret == -ERESTARTSYS)
+		return ret;
+	start_zeroing(egm);
+	return nvgrace_gpu_zeroing_wait(&egm->zeroing);
+}
+
+/* Make FILE the owner, unless another one is. */
+static int own(struct nvgrace_gpu_egm *egm, struct file *file)
+{
+	struct file *owner = cmpxchg(&egm->owner, NULL, file);
+	int ret = 0;
+
+	if (owner && owner != file)
+		return -EBUSY;
+	if (mutex_lock_killable(&egm->own_lock))
+		return -EINTR;
+	if (!egm->in_use) {
+		ret = wait_for_zeroes(egm);
+		if (!ret)
+			ret = watch_poison(egm, file);
+		if (!ret)
+			WRITE_ONCE(egm->in_use, true);
+	}
+	mutex_unlock(&egm->own_lock);
+	return ret;
+}
+
+static int egm_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct nvgrace_gpu_egm *egm = file->private_data;
+	int ret;
+
+	ret = nvgrace_gpu_prepare_vma(&egm->region, PFN_PHYS(vma->vm_pgoff), vma);
+	if (!ret)
+		ret = own(egm, file);
+	if (ret)
+		return ret;
+
+	vma->vm_private_data = egm;
+	vma->vm_ops = &egm_vm_ops;
+	return 0;
+}
+
+static loff_t egm_llseek(struct file *file, loff_t offset, int whence)
+{
+	struct nvgrace_gpu_egm *egm = file->private_data;
+
+	return fixed_size_llseek(file, offset, whence, egm->region.backed);
+}
+
+static int list_bad_pages(struct nvgrace_gpu_egm *egm, struct egm_bad_pages_list *head,
+			  struct egm_bad_pages_list __user *list)
+{
+	unsigned long pfn;
+	void *page;
+	u64 count = 0, size;
+
+	xa_for_each(&egm->bad_pages, pfn, page)
+		count++;
+	size = sizeof(*head) + count * sizeof(*head->entries);
+	if (size > U32_MAX)
+		return -EOVERFLOW;
+
+	head->count = 0;
+	if (head->argsz < size) {
+		head->argsz = size;
+		return 0;
+	}
+	xa_for_each(&egm->bad_pages, pfn, page) {
+		struct egm_bad_pages_entry entry = {
+			.offset = PFN_PHYS(pfn) - egm->region.base,
+			.size = PAGE_SIZE,
+		};
+
+		/* One may have been poisoned meanwhile. */
+		if (head->count == count)
+			break;
+		if (copy_to_user(&list->entries[head->count], &entry, sizeof(entry)))
+			return -EFAULT;
+		head->count++;
+	}
+	return 0;
+}
+
+/* User space that knows other drivers of EGM gets -EFAULT before the command is checked. */
+static long egm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct egm_bad_pages_list __user *list = (void __user *)arg;
+	struct egm_bad_pages_list head;
+	int ret;
+
+	if (copy_from_user(&head, list, sizeof(head)))
+		return -EFAULT;
+	if (cmd != EGM_BAD_PAGES_LIST || head.argsz < sizeof(head))
+		return -EINVAL;
+
+	ret = list_bad_pages(file->private_data, &head, list);
+	if (!ret && copy_to_user(list, &head, sizeof(head)))
+		ret = -EFAULT;
+	return ret;
+}
+
+static void destroy_egm(struct nvgrace_gpu_egm *egm)
+{
+	if (device_is_registered(&egm->dev))
+		cdev_device_del(&egm->cdev, &egm->dev);
+	nvgrace_gpu_zeroing_stop(&egm->zeroing);
+	nvgrace_gpu_unclaim(&egm->region);
+	list_del(&egm->list);
+	put_device(&egm->dev);
+}
+
+static void put_egm(struct nvgrace_gpu_egm *egm)
+{
+	lockdep_assert_held(&egm_lock);
+	if (!--egm->users)
+		destroy_egm(egm);
+}
+
+static int egm_open(struct inode *inode, struct file *file)
+{
+	struct nvgrace_gpu_egm *egm = container_of(inode->i_cdev, struct nvgrace_gpu_egm, cdev);
+	int ret = -ENXIO;
+
+	if (mutex_lock_killable(&egm_lock))
+		return -EINTR;
+	/* The last user may just have gone. */
+	if (egm->users) {
+		egm->users++;
+		file->private_data = egm;
+		ret = 0;
+	}
+	mutex_unlock(&egm_lock);
+	return ret;
+}
+
+static int egm_release(struct inode *inode, struct file *file)
+{
+	struct nvgrace_gpu_egm *egm = file->private_data;
+
+	if (READ_ONCE(egm->owner) == file) {
+		if (egm->is_watched)
+			unregister_pfn_address_space(&egm->space);
+		egm->is_watched = false;
+		if (egm->in_use)
+			start_zeroing(egm);
+		WRITE_ONCE(egm->in_use, false);
+		/* Pairs with cmpxchg() in own(). */
+		smp_store_release(&egm->owner, NULL);
+	}
+	mutex_lock(&egm_lock);
+	put_egm(egm);
+	mutex_unlock(&egm_lock);
+	return 0;
+}
+
+static const struct file_operations egm_fops = {
+	.owner = THIS_MODULE,
+	.open = egm_open,
+	.release = egm_release,
+	.mmap = egm_mmap,
+	.llseek = egm_llseek,
+	.unlocked_ioctl = egm_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+};
+
+static struct nvgrace_gpu_egm *to_egm(struct device *dev)
+{
+	return container_of(dev, struct nvgrace_gpu_egm, dev);
+}
+
+static ssize_t egm_size_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "0x%zx\n", to_egm(dev)->region.backed);
+}
+static DEVICE_ATTR_RO(egm_size);
+
+static ssize_t gpu_devices_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct nvgrace_gpu_egm *egm = to_egm(dev);
+	struct nvgrace_gpu_device *nvdev;
+	int len = 0;
+
+	spin_lock(&egm->gpus_lock);
+	list_for_each_entry(nvdev, &egm->gpus, egm_gpu)
+		len += sysfs_emit_at(buf, len, "%s\n", pci_name(nvdev->core.pdev));
+	spin_unlock(&egm->gpus_lock);
+	return len;
+}
+static DEVICE_ATTR_RO(gpu_devices);
+
+static ssize_t state_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct nvgrace_gpu_egm *egm = to_egm(dev);
+	int err = READ_ONCE(egm->zeroing.error);
+
+	if (READ_ONCE(egm->in_use))
+		return sysfs_emit(buf, "in use\n");
+	if (atomic_read(&egm->zeroing.running))
+		return sysfs_emit(buf, "zeroing %lld of %zu\n", (s64)atomic64_read(&egm->zeroed),
+				  egm->region.backed);
+	return err ? sysfs_emit(buf, "failed %d\n", err) : sysfs_emit(buf, "zeroed\n");
+}
+static DEVICE_ATTR_RO(state);
+
+static struct attribute *egm_attrs[] = {
+	&dev_attr_egm_size.attr,
+	&dev_attr_gpu_devices.attr,
+	&dev_attr_state.attr,
+	NULL
+};
+ATTRIBUTE_GROUPS(egm);
+
+static void egm_release_dev(struct device *dev)
+{
+	struct nvgrace_gpu_egm *egm = to_egm(dev);
+
+	nvgrace_gpu_zeroing_destroy(&egm->zeroing);
+	xa_destroy(&egm->bad_pages);
+	if (dev->devt)
+		ida_free(&egm_minors, MINOR(dev->devt) - MINOR(egm_devt));
+	kfree(egm->region.name);
+	kfree(egm);
+}
+
+static const struct class egm_class = {
+	.name = "egm",
+	.dev_groups = egm_groups,
+	.dev_release = egm_release_dev,
+};
+
+/* Firmware names all blocks for the socket, also those that lie outside the region or cross its end. */
+static int retire_block(struct nvgrace_gpu_egm *egm, u64 addr)
+{
+	const u64 base = egm->region.base, end = base + egm->region.backed;
+	unsigned long pfn, last;
+
+	if (addr >= end || addr + RETIRED_BLOCK <= base)
+		return 0;
+	last = PHYS_PFN(min(ALIGN(addr + RETIRED_BLOCK, RETIRED_BLOCK), end) - 1);
+	for (pfn = PHYS_PFN(max(ALIGN_DOWN(addr, RETIRED_BLOCK), base)); pfn <= last; pfn++) {
+		int ret = xa_err(xa_store(&egm->bad_pages, pfn, xa_mk_value(1), GFP_KERNEL));
+
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/*
+ * Read NR entries of the list, after their count. The claim holds while they are read: the list
+ * must not be memory that something else uses, such as the region itself.
+ */
+static int read_list(struct nvgrace_gpu_egm *egm, struct device *dev, u64 list, u64 nr,
+		     u64 *count)
+{
+	const struct nvgrace_gpu_region region = {
+		.name = "the list of retired blocks", .base = list, .backed = 8 * (1 + nr),
+	};
+	const __le64 *words;
+	u64 i;
+	int ret;
+
+	if (region_intersects(list, region.backed, IORESOURCE_SYSTEM_RAM,
+			      IORES_DESC_NONE) != REGION_DISJOINT)
+		return dev_err_probe(dev, -EBUSY, "%s: 0x%llx lies in System RAM\n",
+				     NVGRACE_GPU_PROP_EGM_RETIRED, list);
+	ret = nvgrace_gpu_claim(dev, NVGRACE_GPU_PROP_EGM_RETIRED, &region, true);
+	if (ret)
+		return ret;
+
+	ret = -ENOMEM;
+	words = nvgrace_gpu_map_window(list, region.backed, true);
+	if (words) {
+		*count = le64_to_cpu(words[0]);
+		for (ret = 0, i = 1; i <= nr && !ret; i++)
+			ret = retire_block(egm, le64_to_cpu(words[i]));
+		memunmap((void *)words);
+	}
+	nvgrace_gpu_unclaim(&region);
+	return ret;
+}
+
+/*
+ * Each GPU of a socket has a copy of the list. Where no block is retired firmware may have
+ * reserved less than the whole list takes, so the count is read first.
+ */
+static int read_retired(struct nvgrace_gpu_egm *egm, struct device *dev, u64 list)
+{
+	u64 count = 0;
+	int ret;
+
+	if (!list)
+		return 0;
+	if (!IS_ALIGNED(list, 8) || list > BIT_ULL(MAX_PHYSMEM_BITS) - 8 * (1 + RETIRED_MAX))
+		return dev_err_probe(dev, -EINVAL,
+				     "%s: 0x%llx is not an address that a list can have\n",
+				     NVGRACE_GPU_PROP_EGM_RETIRED, list);
+	ret = read_list(egm, dev, list, 0, &count);
+	if (ret || !count)
+		return ret;
+	if (count > RETIRED_MAX)
+		return dev_err_probe(dev, -EINVAL,
+				     "%s: 0x%llx: the list has 0x%llx blocks, the most is 0x%x\n",
+				     NVGRACE_GPU_PROP_EGM_RETIRED, list, count, RETIRED_MAX);
+	return read_list(egm, dev, list, count, &count);
+}
+
+static struct nvgrace_gpu_egm *create_egm(struct device *dev,
+					  const struct nvgrace_gpu_egm_info *info)
+{
+	struct nvgrace_gpu_egm *egm;
+	int ret, minor;
+
+	egm = kzalloc(sizeof(*egm), GFP_KERNEL);
+	if (!egm)
+		return ERR_PTR(-ENOMEM);
+	device_initialize(&egm->dev);
+	egm->dev.class = &egm_class;
+	set_dev_node(&egm->dev, dev_to_node(dev));
+	spin_lock_init(&egm->gpus_lock);
+	INIT_LIST_HEAD(&egm->gpus);
+	mutex_init(&egm->own_lock);
+	xa_init(&egm->bad_pages);
+	egm->zeroing.zero_piece = zero_piece;
+	egm->pxm = info->pxm;
+	egm->region.cacheable = true;
+	egm->region.base = info->range.base;
+	egm->region.backed = info->range.size;
+
+	ret = -ENOMEM;
+	egm->region.name = kasprintf(GFP_KERNEL, "egm%u", info->pxm);
+	if (!egm->region.name || nvgrace_gpu_zeroing_init(&egm->zeroing))
+		goto out_put;
+	ret = dev_set_name(&egm->dev, "%s", egm->region.name);
+	if (ret)
+		goto out_put;
+	ret = ida_alloc_max(&egm_minors, EGM_MINORS - 1, GFP_KERNEL);
+	if (ret < 0)
+		goto out_put;
+	minor = ret;
+	egm->dev.devt = MKDEV(MAJOR(egm_devt), MINOR(egm_devt) + minor);
+	ret = nvgrace_gpu_claim(dev, NVGRACE_GPU_PROP_EGM_BASE, &egm->region, true);
+	if (ret)
+		goto out_put;
+
+	cdev_init(&egm->cdev, &egm_fops);
+	egm->cdev.owner = THIS_MODULE;
+	egm->users = 1;
+	list_add(&egm->list, &egm_regions);
+	return egm;
+
+out_put:
+	put_device(&egm->dev);
+	return ERR_PTR(ret);
+}
+
+/* The region of this proximity domain, with one more user. */
+static struct nvgrace_gpu_egm *get_egm(struct device *dev,
+				       const struct nvgrace_gpu_egm_info *info)
+{
+	struct nvgrace_gpu_egm *egm;
+
+	list_for_each_entry(egm, &egm_regions, list) {
+		if (egm->pxm != info->pxm)
+			continue;
+		if (egm->region.base != info->range.base) {
+			dev_err_probe(dev, -EINVAL,
+				      "%s: 0x%llx, but another GPU says 0x%llx for %s %u\n",
+				      NVGRACE_GPU_PROP_EGM_BASE, (u64)info->range.base,
+				      (u64)egm->region.base, NVGRACE_GPU_PROP_EGM_PXM, info->pxm);
+			return ERR_PTR(-EINVAL);
+		}
+		if (egm->region.backed != info->range.size) {
+			dev_err_probe(dev, -EINVAL,
+				      "%s: 0x%zx, but another GPU says 0x%zx for %s %u\n",
+				      NVGRACE_GPU_PROP_EGM_SIZE, info->range.size,
+				      egm->region.backed, NVGRACE_GPU_PROP_EGM_PXM, info->pxm);
+			return ERR_PTR(-EINVAL);
+		}
+		egm->users++;
+		return egm;
+	}
+	return create_egm(dev, info);
+}
+
+static unsigned long count_bad_pages(struct nvgrace_gpu_egm *egm)
+{
+	unsigned long pfn, count = 0;
+	void *page;
+
+	xa_for_each(&egm->bad_pages, pfn, page)
+		count++;
+	return count;
+}
+
+/* Make the node, complete, when its first GPU comes. */
+static int add_node(struct nvgrace_gpu_egm *egm, struct device *dev)
+{
+	int ret;
+
+	if (device_is_registered(&egm->dev))
+		return 0;
+	start_zeroing(egm);
+	ret = cdev_device_add(&egm->cdev, &egm->dev);
+	if (ret)
+		return dev_err_probe(dev, ret, "%s: cannot make the node\n", egm->region.name);
+	dev_info(dev, "%s [mem %#llx-%#llx] is /dev/%s, %lu pages of it are retired\n",
+		 egm->region.name, (u64)egm->region.base,
+		 (u64)egm->region.base + egm->region.backed - 1, egm->region.name,
+		 count_bad_pages(egm));
+	return 0;
+}
+
+static void del_gpu(struct nvgrace_gpu_egm *egm, struct nvgrace_gpu_device *nvdev)
+{
+	spin_lock(&egm->gpus_lock);
+	list_del(&nvdev->egm_gpu);
+	spin_unlock(&egm->gpus_lock);
+}
+
+static int add_gpu(struct nvgrace_gpu_egm *egm, struct nvgrace_gpu_device *nvdev)
+{
+	struct pci_dev *pdev = nvdev->core.pdev;
+	int ret;
+
+	spin_lock(&egm->gpus_lock);
+	list_add_tail(&nvdev->egm_gpu, &egm->gpus);
+	spin_unlock(&egm->gpus_lock);
+
+	ret = add_node(egm, &pdev->dev);
+	if (!ret)
+		ret = sysfs_create_link(&egm->dev.kobj, &pdev->dev.kobj, pci_name(pdev));
+	if (ret) {
+		del_gpu(egm, nvdev);
+		return ret;
+	}
+	kobject_uevent(&egm->dev.kobj, KOBJ_CHANGE);
+	return 0;
+}
+
+/**
+ * nvgrace_gpu_egm_attach() - serve the EGM region that firmware names for a GPU
+ * @nvdev: the GPU, bound
+ *
+ * If firmware says something wrong of it, that is logged, and the GPU does without the region.
+ *
+ * Context: Process context, may sleep.
+ */
+void nvgrace_gpu_egm_attach(struct nvgrace_gpu_device *nvdev)
+{
+	struct device *dev = &nvdev->core.pdev->dev;
+	struct nvgrace_gpu_egm_info info;
+	struct nvgrace_gpu_egm *egm;
+
+	if (nvgrace_gpu_acpi_egm(dev, &info))
+		return;
+
+	mutex_lock(&egm_lock);
+	egm = get_egm(dev, &info);
+	if (!IS_ERR(egm)) {
+		if (read_retired(egm, dev, info.retired) || add_gpu(egm, nvdev))
+			put_egm(egm);
+		else
+			nvdev->egm = egm;
+	}
+	mutex_unlock(&egm_lock);
+}
+
+/**
+ * nvgrace_gpu_egm_detach() - undo nvgrace_gpu_egm_attach()
+ * @nvdev: the GPU, which is being unbound
+ *
+ * The region stays while other GPUs name it, or its node is open or mapped.
+ *
+ * Context: Process context, may sleep.
+ */
+void nvgrace_gpu_egm_detach(struct nvgrace_gpu_device *nvdev)
+{
+	struct nvgrace_gpu_egm *egm = nvdev->egm;
+
+	if (!egm)
+		return;
+	mutex_lock(&egm_lock);
+	nvdev->egm = NULL;
+	del_gpu(egm, nvdev);
+	sysfs_remove_link(&egm->dev.kobj, pci_name(nvdev->core.pdev));
+	kobject_uevent(&egm->dev.kobj, KOBJ_CHANGE);
+	put_egm(egm);
+	mutex_unlock(&egm_lock);
+}
+
+/**
+ * nvgrace_gpu_egm_init() - make the class of the nodes
+ *
+ * Context: Process context; before the driver is registered.
+ * Return: 0, or an error.
+ */
+int nvgrace_gpu_egm_init(void)
+{
+	int ret = alloc_chrdev_region(&egm_devt, 0, EGM_MINORS, "egm");
+
+	if (ret)
+		return ret;
+	ret = class_register(&egm_class);
+	if (ret)
+		unregister_chrdev_region(egm_devt, EGM_MINORS);
+	return ret;
+}
+
+/**
+ * nvgrace_gpu_egm_exit() - undo nvgrace_gpu_egm_init()
+ *
+ * Context: Process context; no GPU is bound.
+ */
+void nvgrace_gpu_egm_exit(void)
+{
+	class_unregister(&egm_class);
+	unregister_chrdev_region(egm_devt, EGM_MINORS);
+	ida_destroy(&egm_minors);
+}
