@@ -230,15 +230,23 @@ static loff_t egm_llseek(struct file *file, loff_t offset, int whence)
 	return fixed_size_llseek(file, offset, whence, egm->region.backed);
 }
 
-static int list_bad_pages(struct nvgrace_gpu_egm *egm, struct egm_bad_pages_list *head,
-			  struct egm_bad_pages_list __user *list)
+static unsigned long count_bad_pages(struct nvgrace_gpu_egm *egm)
 {
-	unsigned long pfn;
+	unsigned long pfn, count = 0;
 	void *page;
-	u64 count = 0, size;
 
 	xa_for_each(&egm->bad_pages, pfn, page)
 		count++;
+	return count;
+}
+
+static int list_bad_pages(struct nvgrace_gpu_egm *egm, struct egm_bad_pages_list *head,
+			  struct egm_bad_pages_list __user *list)
+{
+	unsigned long pfn, count = count_bad_pages(egm);
+	void *page;
+	u64 size;
+
 	size = sizeof(*head) + count * sizeof(*head->entries);
 	if (size > U32_MAX)
 		return -EOVERFLOW;
@@ -566,16 +574,6 @@ static struct nvgrace_gpu_egm *get_egm(struct device *dev,
 	return create_egm(dev, info);
 }
 
-static unsigned long count_bad_pages(struct nvgrace_gpu_egm *egm)
-{
-	unsigned long pfn, count = 0;
-	void *page;
-
-	xa_for_each(&egm->bad_pages, pfn, page)
-		count++;
-	return count;
-}
-
 /* Make the node, complete, when its first GPU comes. */
 static int add_node(struct nvgrace_gpu_egm *egm, struct device *dev)
 {
@@ -587,10 +585,10 @@ static int add_node(struct nvgrace_gpu_egm *egm, struct device *dev)
 	ret = cdev_device_add(&egm->cdev, &egm->dev);
 	if (ret)
 		return dev_err_probe(dev, ret, "%s: cannot make the node\n", egm->region.name);
-	dev_info(dev, "%s [mem %#llx-%#llx] is /dev/%s, %lu pages of it are retired\n",
+	dev_info(dev, "%s [mem %#llx-%#llx] is /dev/%s, firmware has retired %#lx bytes of it\n",
 		 egm->region.name, (u64)egm->region.base,
 		 (u64)egm->region.base + egm->region.backed - 1, egm->region.name,
-		 count_bad_pages(egm));
+		 count_bad_pages(egm) << PAGE_SHIFT);
 	return 0;
 }
 

@@ -157,7 +157,7 @@ test_programs() {
 	uapi=$(uapi)
 	mapfile -t files < <(program_files "$@")
 	harness=$(test_harness "$@")
-	inputs=$(cat "${files[@]}" "$TOP"/tests/lib/*.h
+	inputs=$(cat "${files[@]}" "$TOP"/tests/lib/*.h "$TOP/nvgrace_gpu_egm.h"
 		echo "$* $harness $uapi ${TEST_CFLAGS[*]} $RECIPE")
 	cached "programs-$(key <<< "$inputs")" "building the test programs" - \
 		fill_programs "$uapi" "$harness" "${files[@]}"

@@ -33,7 +33,6 @@ usemem='2:wb:plain 2:wc:plain'
 breaks='2:wb:unaligned 2:wc:unaligned'
 others='2:wb:zva 2:wc:zva 2:wb:lse 2:wc:lse 2:wb:exclusive 2:wc:exclusive'
 resmem='4:wc:plain 4:wc:unaligned 4:wc:zva'
-trace=/sys/kernel/tracing
 
 # in_guest PROBES
 in_guest() {
@@ -56,21 +55,6 @@ must_break() {
 	broken='alignment fault|Unhandled fault|external abort|Bad address|Bus error'
 	[ "$1" != online ] || broken="$broken|the guest hung"
 	grep -E "$broken" /tmp/broken /tmp/guest.log
-}
-
-trace_stage2() {
-	echo 32768 > $trace/buffer_size_kb
-	echo 'p:stage2 kvm_pgtable_stage2_map addr=%x1:x64 size=%x2:x64 phys=%x3:x64 prot=%x4:x64' \
-		> $trace/kprobe_events
-	echo 1 > $trace/events/kprobes/stage2/enable
-}
-
-stop_tracing() {
-	echo 0 > $trace/events/kprobes/stage2/enable
-	sed -n 's/.* size=\(0x[0-9a-f]*\) phys=\(0x[0-9a-f]*\) prot=\(0x[0-9a-f]*\)$/\1 \2 \3/p' \
-		$trace/trace > /tmp/stage2
-	echo > $trace/trace
-	echo > $trace/kprobe_events
 }
 
 # stage2_is FIRST LAST TYPE LEAST: every mapping of this memory is of this type, by

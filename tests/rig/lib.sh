@@ -196,6 +196,7 @@ hex='0x[0-9a-f]*'
 hint='; NVIDIA.s guest driver needs usemem_bar=4'
 GOOD_LINES="(usemem|resmem) \\[mem $hex-$hex\\] is BAR[24], backed $hex bar_size $hex($hint)?
 ready: .* reads $hex
+egm[0-9]* \\[mem $hex-$hex\\] is /dev/egm[0-9]*, firmware has retired $hex bytes of it
 "'not an id that the driver knows: .*
 loading out-of-tree module taints kernel\.
 module verification failed: signature and/or required key missing - tainting kernel
@@ -324,6 +325,24 @@ guest() {
 		-M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m 512 \
 		-kernel /Image -initrd "$initrd" -append "$(guest_append)" \
 		$(guest_ports) "$@"
+}
+
+# trace_stage2: record what KVM maps for guests; stop_tracing leaves "SIZE PHYS PROT" of each
+# mapping in /tmp/stage2.
+trace=/sys/kernel/tracing
+trace_stage2() {
+	echo 32768 > $trace/buffer_size_kb
+	echo 'p:stage2 kvm_pgtable_stage2_map addr=%x1:x64 size=%x2:x64 phys=%x3:x64 prot=%x4:x64' \
+		> $trace/kprobe_events
+	echo 1 > $trace/events/kprobes/stage2/enable
+}
+
+stop_tracing() {
+	echo 0 > $trace/events/kprobes/stage2/enable
+	sed -n 's/.* size=\(0x[0-9a-f]*\) phys=\(0x[0-9a-f]*\) prot=\(0x[0-9a-f]*\)$/\1 \2 \3/p' \
+		$trace/trace > /tmp/stage2
+	echo > $trace/trace
+	echo > $trace/kprobe_events
 }
 
 # guest_crashes: a guest writes a pattern to both regions of the GPU BDF, and its kernel panics.

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+# EGM as a VMM has it: the node's own interface, then a guest whose RAM it is, with the GPU. The
+# list of retired blocks is after the region.
+#
+#| part | make check | make check-all adds | scripts/rig run
+#| egm | newest 6.12-patched | newest-debug | --egm=0x60000000000:2G --kernel-args=kmemleak=on
+#| | | | --gpu=port,egm=0x60000000000/0x7fe00000/4/0x6007fe00000:0x70000000000:1536M
+# shellcheck disable=SC1091
+. /lib.sh
+
+# in_guest: a guest with all of its RAM in EGM runs, and uses the GPU's memory. QEMU aligns RAM of a
+# file by the page size, unless align says more, and then no block fits.
+in_guest() {
+	# shellcheck disable=SC2046
+	GUEST_MACHINE=,memory-backend=egm guest /guest.cpio $(vfio_args_of_container "$BDF") \
+		-object memory-backend-file,id=egm,mem-path=/dev/egm4,share=on,size=512M,align=1G \
+		-append "$(guest_append TEST=bars)"
+}
+
+# VFIO's container maps RAM by address; iommufd does not take this memory.
+vfio_args_of_container() { echo "-device vfio-pci,host=$1"; }
+
+# in_blocks: of what KVM mapped of the memory, 99 % and more was in blocks.
+in_blocks() {
+	all=0 blocks=0
+	while read -r size phys _; do
+		[ $((phys)) -ge $((BASE)) ] && [ $((phys)) -lt $((BASE + 2 * GIB)) ] || continue
+		all=$((all + size))
+		[ $((size)) -lt 2097152 ] || blocks=$((blocks + size))
+	done < /tmp/stage2
+	echo "$blocks of $all bytes"
+	[ $all -gt 67108864 ] && [ $((blocks * 100)) -ge $((all * 99)) ]
+}
+
+refused() {
+	! in_guest > /tmp/refused || return 1
+	grep 'backing store.*: Device or resource busy' /tmp/guest.log
+}
+
+# own: a process, $!, owns the memory until it is killed.
+own() {
+	python3 -c 'import mmap, os, time
+m = mmap.mmap(os.open("/dev/egm4", os.O_RDWR), 4096)
+print(m[0], flush=True)
+time.sleep(3600)' > /tmp/own &
+	soon [ -s /tmp/own ]
+}
+
+export BDF EGM=egm4 BASE=0x60000000000 REGIONS
+BDF=$(bdf_of GP00)
+REGIONS="2:$((GIB / 2)):$((GIB / 2)) 4:$GIB:$GIB"
+ok write_list python3 /egm-lists 0x6007fe00000 2 0x60000000000 0x60000010000
+ok load insmod /modules/nvgrace_gpu.ko
+take_log > /dev/null
+ok bind bind_gpu "$BDF" nvgrace_gpu
+forget_leaks
+nested egm egm
+trace_stage2
+nested guest in_guest
+stop_tracing
+ok in_blocks in_blocks
+own
+owner=$!
+ok refused_while_owned refused
+kill $owner
+nested next_guest in_guest
+ok_no_leaks
+unbind_gpu "$BDF"
+ok unload rmmod nvgrace_gpu
+ok nothing_is_claimed_any_more test "$(claims)" = 0
+ok log log_is_clean 'egm4: page at offset 0x[0-9a-f]* is poisoned'
+finish
