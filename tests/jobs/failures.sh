@@ -5,10 +5,12 @@
 # nothing may be left, and nothing leaked.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| failures | 6.12-patched | 6.12-debug newest-debug | --gpu=hopper:0x70000000000:1536M
-#| | | | --kernel-args=kmemleak=on
+#| failures | 6.12-patched | 6.12-debug newest-debug | --kernel-args=kmemleak=on
+#| | | | --gpu=hopper,egm=0x60000000000/0x4000000/4/0x60004000000:0x70000000000:1536M
+#| | | | --egm=0x60000000000:1G
 #| failed-calls | newest | 6.12 6.12-patched newest-debug 6.12-16k | --env=CALLS=1
-#| | | | --gpu=hopper:0x70000000000:1536M --kernel-args=kmemleak=on
+#| | | | --gpu=hopper,egm=0x60000000000/0x4000000/4/0x60004000000:0x70000000000:1536M
+#| | | | --egm=0x60000000000:1G --kernel-args=kmemleak=on
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -28,7 +30,8 @@ set_up() {
 allow_warning vfio_group_release
 
 BDF=$(bdf_of "$GPUS")
-export BDF UNDEFINED=/undefined
+export BDF UNDEFINED=/undefined EGM=/dev/egm4
+ok write_list python3 /egm-lists 0x60004000000 1 0x60000010000
 say_ready "$BDF"
 if has FAULT_INJECTION; then
 	ok set_up set_up

@@ -12,6 +12,7 @@
 
 #include "fault.h"
 #include "fixture.h"
+#include "../../nvgrace_gpu_egm.h"
 
 static const struct program program = {
 	.what = "each allocation and each call of probe, open and use fails once",
@@ -20,6 +21,7 @@ static const struct program program = {
 		VAR_REGIONS,
 		{ "MODULE", "the driver's file, to load it (for the fixture calls)",
 		  "/modules/nvgrace_gpu.ko", true },
+		{ "EGM", "the node of its EGM region", "/dev/egm4", true },
 		{ "UNDEFINED", "the symbols that it needs, a line each", "/undefined", true },
 	},
 	.unbound = true,
@@ -84,9 +86,15 @@ static int unbind_gpu(void)
 	return write_file(SYSFS "unbind", getenv("BDF"));
 }
 
+static bool has_egm(void)
+{
+	return getenv("EGM") && !access(getenv("EGM"), F_OK);
+}
+
+/* The GPU binds without its EGM region, too. */
 static bool is_bound(void)
 {
-	return device_has("driver") && device_has("vfio-dev") && claims() == 2;
+	return device_has("driver") && device_has("vfio-dev") && claims() == 2 + has_egm();
 }
 
 /* Does it have its nodes: of the group, and of the device in a directory? */
@@ -100,7 +108,8 @@ static bool has_nodes(void)
 
 static bool nothing_is_bound(void)
 {
-	return !device_has("driver") && !device_has("vfio-dev") && claims() == 0 &&
+	return !device_has("driver") && !device_has("vfio-dev") && claims() == 0 && !has_egm() &&
+	       entries("/sys/class/egm", "") == 0 &&
 	       entries("/dev/vfio", "vfio") == !access("/dev/vfio/devices", F_OK) &&
 	       entries("/dev/vfio/devices", "") == 0;
 }
@@ -151,6 +160,8 @@ TEST_F_TIMEOUT(probe, is_undone, 600)
 		ASSERT_TRUE(is_bound()) TH_LOG("attempt %d", n);
 		/* The kernel goes on if it is devtmpfs that fails. */
 		ASSERT_TRUE(has_nodes() || (struck && !ret)) TH_LOG("attempt %d", n);
+		ASSERT_TRUE(has_egm() || !getenv("EGM") || (struck && !ret))
+			TH_LOG("attempt %d", n);
 		ASSERT_EQ(0, unbind_gpu());
 		ASSERT_TRUE(nothing_is_bound()) TH_LOG("attempt %d", n);
 	}
@@ -324,6 +335,44 @@ static int map_block_and_touch(int fd)
 	return sig ? -EFAULT : 0;
 }
 
+static bool egm_is_named(void)
+{
+	return getenv("EGM");
+}
+
+/* EGM needs no open GPU. */
+static int map_egm_and_touch(int fd)
+{
+	int egm = open(getenv("EGM"), O_RDWR | O_CLOEXEC), ret = 0;
+	volatile uint64_t *p;
+
+	if (egm < 0)
+		return -errno;
+	p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, egm, 0);
+	if (p == MAP_FAILED)
+		ret = -errno;
+	close(egm);
+	if (ret)
+		return ret;
+	if (fault_of(ret = *p != 0).sig || fault_of(*p = 1).sig)
+		ret = -EFAULT;
+	munmap((void *)p, PAGE);
+	return ret;
+}
+
+static int list_egm(int fd)
+{
+	struct egm_bad_pages_list head = { .argsz = sizeof(head) };
+	int egm = open(getenv("EGM"), O_RDWR | O_CLOEXEC), ret = 0;
+
+	if (egm < 0)
+		return -errno;
+	if (ioctl(egm, EGM_BAD_PAGES_LIST, &head))
+		ret = -errno;
+	close(egm);
+	return ret ?: head.count != 0 || head.argsz <= sizeof(head);
+}
+
 static int map_bar0(int fd)
 {
 	void *p = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
@@ -451,6 +500,8 @@ static const struct use {
 	{ "mmap and touch", map_and_touch, always, true },
 	{ "mmap a block and touch", map_block_and_touch, always },
 	{ "write to a file from mmap", write_file_from_map, always },
+	{ "EGM", map_egm_and_touch, egm_is_named, true },
+	{ "list of bad pages", list_egm, egm_is_named, true },
 	{ "mmap BAR0", map_bar0, always },
 	{ "read BAR0", read_bar0, always },
 	{ "write BAR0", write_bar0, always },
@@ -533,9 +584,9 @@ static const struct call {
 	{ "init_srcu_struct", "-12", { ENOMEM } },
 	{ "__init_srcu_struct", "-12", { ENOMEM } },
 	{ "init_srcu_struct_generic", "-12", { ENOMEM } },
-	{ "device_property_present", "0", { EINVAL, ENOLINK } },
-	{ "device_property_read_u64_array", "-71", { EPROTO } },
-	{ "region_intersects", "0", { EBUSY } },
+	{ "device_property_present", "0", { EINVAL, ENOLINK, GOES_ON } },
+	{ "device_property_read_u64_array", "-71", { EPROTO, GOES_ON } },
+	{ "region_intersects", "0", { EBUSY, GOES_ON } },
 	{ "pci_enable_device_mem", "-5", { EIO } },
 	{ "pci_request_selected_regions", "-16", { EBUSY } },
 	{ "pci_iomap", "0", { ENOMEM } },
@@ -543,7 +594,19 @@ static const struct call {
 	{ "pci_read_config_dword", "ones", { EIO, EFAULT, GOES_ON } },
 	{ "pci_read_config_word", "ones", { EIO, EFAULT, USE_GOES_ON } },
 	{ "devm_kmalloc", "0", { ENOMEM } },
-	{ "__devm_request_region", "0", { EBUSY } },
+	{ "__request_region", "0", { EBUSY, GOES_ON } },
+	{ "__devm_add_action", "-12", { ENOMEM } },
+	{ "alloc_chrdev_region", "-16", { EBUSY } },
+	{ "class_register", "-12", { ENOMEM } },
+	{ "kasprintf", "0", { GOES_ON } },
+	{ "dev_set_name", "-12", { GOES_ON } },
+	{ "alloc_workqueue_noprof", "0", { GOES_ON } },
+	{ "alloc_workqueue", "0", { GOES_ON } },
+	{ "ida_alloc_range", "-28", { GOES_ON } },
+	{ "cdev_device_add", "-12", { GOES_ON } },
+	{ "sysfs_create_link", "-12", { GOES_ON } },
+	{ "xa_store", "-46", { GOES_ON } },	/* XA_ERROR(-ENOMEM) */
+	{ "mutex_lock_killable", "-4", { EINTR } },
 	/* Without a copy of config space the driver cannot restore it. */
 	{ "pci_save_state", "-12", { GOES_ON } },
 	{ "pci_store_saved_state", "0", { GOES_ON } },
@@ -552,7 +615,7 @@ static const struct call {
 	{ "vfio_pci_core_enable", "-5", { EIO } },
 	{ "vfio_pci_core_setup_barmap", "-12", { ENOMEM } },
 	{ "register_pfn_address_space", "-16", { EBUSY } },
-	{ "__kmalloc_cache_noprof", "0", { ENOMEM } },
+	{ "__kmalloc_cache_noprof", "0", { ENOMEM, GOES_ON } },
 	{ "vfio_info_add_capability", "-12", { ENOMEM } },
 	{ "vfio_pci_ioctl_get_region_info", "-22", { EINVAL } },
 	{ "vfio_pci_core_ioctl", "-5", { EIO } },
@@ -565,7 +628,7 @@ static const struct call {
 	/* A direct copy that ends early goes on through a buffer on the stack. */
 	{ "__arch_copy_from_user", "left", { EFAULT, GOES_ON } },
 	{ "__arch_copy_to_user", "left", { EFAULT, GOES_ON } },
-	{ "memremap", "0", { ENOMEM } },
+	{ "memremap", "0", { ENOMEM, GOES_ON } },
 	{ "__pm_runtime_resume", "-5", { EIO }, },
 	{ "down_read_trylock", "0", { GOES_ON } },
 	{ "down_read_interruptible", "-4", { RESTART, GOES_ON }, .with = "down_read_trylock" },
@@ -574,9 +637,6 @@ static const struct call {
 	/* VM_FAULT_SIGBUS. Neighbours of the page that faulted fault by themselves. */
 	{ "vmf_insert_pfn", "2", { EFAULT, GOES_ON } },
 	{ "vmf_insert_pfn_pmd", "2", { EFAULT } },
-	{ "alloc_workqueue_noprof", "0", .untested = "scrub=1 only: the open says -ENOMEM" },
-	{ "alloc_workqueue", "0", .untested = "scrub=1 only: the open says -ENOMEM" },
-	{ "xa_store", "0", .untested = "a page that is not remembered is not refused" },
 	{ "vfio_pci_core_aer_err_detected", "0", .untested = "AER ignores it: life.sh" },
 	{ "vfio_pci_core_sriov_configure", "-5",
 	  .untested = "the driver hands on what it returns; no stand-in has SR-IOV" },
@@ -600,6 +660,13 @@ static const struct {
 	  "returns nothing, or a value that the driver does not need" },
 	{ "vfio_pci_core_unregister_device vfio_info_cap_shift __pm_runtime_idle pci_restore_state",
 	  "returns nothing, or a value that the driver does not need" },
+	{ "__release_region cdev_device_del class_unregister ida_destroy ida_free",
+	  "returns nothing, or a value that the driver does not need" },
+	{ "kobject_uevent sysfs_remove_link unregister_chrdev_region",
+	  "returns nothing, or a value that the driver does not need" },
+	{ "cdev_init device_initialize __list_*_valid_or_report fixed_size_llseek",
+	  "computes" },
+	{ "compat_ptr_ioctl", "an op that the kernel calls" },
 	{ "up_read up_write down_read down_write mutex_lock mutex_lock_nested mutex_unlock",
 	  "locks, and sleeps" },
 	{ "__srcu_read_* synchronize_srcu_expedited mutex_trylock",
