@@ -31,15 +31,8 @@ static int claimed(u64 base, u64 size)
 				 IORES_DESC_NONE);
 }
 
-/*
- * Call nvgrace_gpu_acpi_range() for a device with these properties. On failure it
- * must not touch the range, and it never claims anything.
- */
-static int read_range(struct kunit *test, const struct property_entry *props,
-		      struct nvgrace_gpu_range *range)
+static struct device *add_device(struct kunit *test, const struct property_entry *props)
 {
-	const struct nvgrace_gpu_range untouched = { .base = 42, .size = 43 };
-	int ret, was_claimed = claimed(BASE, SIZE);
 	struct software_node *node;
 	struct device *dev;
 
@@ -50,6 +43,25 @@ static int read_range(struct kunit *test, const struct property_entry *props,
 	node->properties = props;
 	KUNIT_ASSERT_EQ(test, device_add_software_node(dev, node), 0);
 	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, remove_node, dev), 0);
+	return dev;
+}
+
+static void remove_device(struct kunit *test, struct device *dev)
+{
+	kunit_release_action(test, remove_node, dev);
+	kunit_device_unregister(test, dev);
+}
+
+/*
+ * Call nvgrace_gpu_acpi_range() for a device with these properties. On failure it
+ * must not touch the range, and it never claims anything.
+ */
+static int read_range(struct kunit *test, const struct property_entry *props,
+		      struct nvgrace_gpu_range *range)
+{
+	const struct nvgrace_gpu_range untouched = { .base = 42, .size = 43 };
+	int ret, was_claimed = claimed(BASE, SIZE);
+	struct device *dev = add_device(test, props);
 
 	*range = untouched;
 	ret = nvgrace_gpu_acpi_range(dev, range);
@@ -59,8 +71,7 @@ static int read_range(struct kunit *test, const struct property_entry *props,
 	}
 	KUNIT_EXPECT_EQ(test, claimed(BASE, SIZE), was_claimed);
 
-	kunit_release_action(test, remove_node, dev);
-	kunit_device_unregister(test, dev);
+	remove_device(test, dev);
 	return ret;
 }
 
@@ -287,6 +298,71 @@ static void device_without_properties(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nvgrace_gpu_acpi_range(dev, &range), -ENOENT);
 }
 
+struct egm_case {
+	const char *name;
+	u64 base, size, pxm;
+	unsigned int absent;	/* bits of base, size, pxm and the list */
+	int ret;
+};
+
+/* Missing properties come first, then what is wrong with the range, then the domain. */
+static const struct egm_case egm_cases[] = {
+	{ "good", BASE, SIZE, 4, 0, 0 },
+	{ "no list", BASE, SIZE, 4, 8, 0 },
+	{ "one page", BASE, PAGE_SIZE, 0, 0, 0 },
+	{ "last domain", BASE, SIZE, U32_MAX, 0, 0 },
+	{ "nothing", BASE, SIZE, 4, 15, -ENOENT },
+	{ "the list alone", BASE, SIZE, 4, 7, -ENOENT },
+	{ "no base", BASE, SIZE, 4, 1, -EINVAL },
+	{ "no size", BASE, SIZE, 4, 2, -EINVAL },
+	{ "no domain", BASE, SIZE, 4, 4, -EINVAL },
+	{ "base alone", BASE, SIZE, 4, 6, -EINVAL },
+	{ "size alone", BASE, SIZE, 4, 5, -EINVAL },
+	{ "domain alone", BASE, SIZE, 4, 3, -EINVAL },
+	{ "no base, no size that is right", BASE, 1, 4, 1, -EINVAL },
+	{ "size 0", BASE, 0, 4, 0, -ENOLINK },
+	{ "base a byte off", BASE + 1, SIZE, 4, 0, -EINVAL },
+	{ "size half a page off", BASE, SIZE + PAGE_SIZE / 2, 4, 0, -EINVAL },
+	{ "wraps to 0", -(u64)SIZE, SIZE, 4, 0, -EOVERFLOW },
+	{ "wraps, domain too large", LAST_PAGE, SIZE, U64_MAX, 0, -EOVERFLOW },
+	{ "up to the last byte", BIT_ULL(MAX_PHYSMEM_BITS) - SIZE, SIZE, 4, 0, 0 },
+	{ "a page more", BIT_ULL(MAX_PHYSMEM_BITS) - SIZE, SIZE + PAGE_SIZE, 4, 0, -EOVERFLOW },
+	{ "around System RAM", 0, BIT_ULL(MAX_PHYSMEM_BITS), 4, 0, -EBUSY },
+	{ "domain of 33 bits", BASE, SIZE, 1ULL << 32, 0, -EINVAL },
+};
+
+KUNIT_ARRAY_PARAM_DESC(egm, egm_cases, name);
+
+static void egm(struct kunit *test)
+{
+	static const u64 list = BASE + SIZE;
+	const struct egm_case *c = test->param_value;
+	const struct property_entry all[] = {
+		PROPERTY_ENTRY_U64(NVGRACE_GPU_PROP_EGM_BASE, c->base),
+		PROPERTY_ENTRY_U64(NVGRACE_GPU_PROP_EGM_SIZE, c->size),
+		PROPERTY_ENTRY_U64(NVGRACE_GPU_PROP_EGM_PXM, c->pxm),
+		PROPERTY_ENTRY_U64(NVGRACE_GPU_PROP_EGM_RETIRED, list),
+	};
+	struct property_entry props[ARRAY_SIZE(all) + 1] = {}, *prop = props;
+	struct nvgrace_gpu_egm_info info;
+	struct device *dev;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(all); i++) {
+		if (!(c->absent & BIT(i)))
+			*prop++ = all[i];
+	}
+	dev = add_device(test, props);
+	KUNIT_EXPECT_EQ(test, c->ret, nvgrace_gpu_acpi_egm(dev, &info));
+	if (!c->ret) {
+		KUNIT_EXPECT_EQ(test, c->base, info.range.base);
+		KUNIT_EXPECT_EQ(test, c->size, info.range.size);
+		KUNIT_EXPECT_EQ(test, c->pxm, info.pxm);
+		KUNIT_EXPECT_EQ(test, c->absent & BIT(3) ? 0 : list, info.retired);
+	}
+	remove_device(test, dev);
+}
+
 static struct kunit_case cases[] = {
 	KUNIT_CASE_PARAM(base_with_every_size, base_gen_params),
 	KUNIT_CASE(good_range_is_read),
@@ -297,6 +373,7 @@ static struct kunit_case cases[] = {
 	KUNIT_CASE(flag_instead_of_a_value),
 	KUNIT_CASE(list_instead_of_a_value),
 	KUNIT_CASE(device_without_properties),
+	KUNIT_CASE_PARAM(egm, egm_gen_params),
 	{}
 };
 
