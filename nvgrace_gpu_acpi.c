@@ -206,7 +206,8 @@ int nvgrace_gpu_acpi_egm(struct device *dev, struct nvgrace_gpu_egm_info *info)
 	if (!(present & 7))
 		return -ENOENT;
 	if ((present & 7) != 7)
-		return dev_err_probe(dev, -EINVAL, "%s: missing, though firmware has others of EGM\n",
+		return dev_err_probe(dev, -EINVAL,
+				     "%s: missing, though firmware has others of EGM\n",
 				     names[ffz(present)]);
 
 	ret = check_range(dev, &egm_rule, values[0], values[1]);

@@ -419,7 +419,7 @@ static const struct class egm_class = {
 	.dev_release = egm_release_dev,
 };
 
-/* Firmware names all blocks for the socket, also those that lie outside the region or cross its end. */
+/* Firmware names all blocks of the socket: some lie outside the region, or cross its end. */
 static int retire_block(struct nvgrace_gpu_egm *egm, u64 addr)
 {
 	const u64 base = egm->region.base, end = base + egm->region.backed;

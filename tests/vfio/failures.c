@@ -344,6 +344,7 @@ static bool egm_is_named(void)
 static int map_egm_and_touch(int fd)
 {
 	int egm = open(getenv("EGM"), O_RDWR | O_CLOEXEC), ret = 0;
+	uint64_t value = 0;
 	volatile uint64_t *p;
 
 	if (egm < 0)
@@ -354,10 +355,9 @@ static int map_egm_and_touch(int fd)
 	close(egm);
 	if (ret)
 		return ret;
-	if (fault_of(ret = *p != 0).sig || fault_of(*p = 1).sig)
-		ret = -EFAULT;
+	ret = fault_of(value = *p).sig ?: fault_of(*p = 1).sig;
 	munmap((void *)p, PAGE);
-	return ret;
+	return ret ? -EFAULT : value != 0;
 }
 
 static int list_egm(int fd)
