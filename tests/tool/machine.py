@@ -90,12 +90,12 @@ def aml_integer(value):
     return b"\x0e" + struct.pack("<Q", value) if value > 1 else bytes((value,))
 
 
-def aml_device(name, base, size):
+def aml_device(name, properties):
     """Compile Device (NAME) { Name (_ADR, 0) Name (_DSD, ...) } as iasl does."""
     pairs = b""
-    for key, value in (("base-pa", base), ("size", size)):
+    for key, value in properties.items():
         if value is not None:
-            text = b"\x0dnvidia,gpu-mem-" + key.encode() + b"\0"
+            text = b"\x0dnvidia," + key.encode() + b"\0"
             pairs += b"\x12" + aml_package(b"\x02" + text + aml_integer(value))
     dsd = b"\x08_DSD\x12" + aml_package(b"\x02\x11\x13\x0a\x10" + bytes(16) +
                                         b"\x12" + aml_package(b"\x02" + pairs))
@@ -150,6 +150,7 @@ esac""" % (self.root, self.root))
         self.driver("nvgrace_gpu")
         self.parameter("usemem_bar", "4")
         self.parameter("disable_idle_d3", "Y")
+        self.number_of = {}    # {BDF: number of its ACPI device}
         self.write_log()
 
     def close(self):
@@ -288,7 +289,7 @@ esac""" % (self.root, self.root))
                 firmware="all", methods="acpi flr", smmu=None):
         """A GPU, its ACPI device and its VFIO nodes. firmware: all, base, size, none."""
         device, memory, usemem, resmem, bars = SHAPES[shape]
-        number = self.nr_gpus
+        number = self.number_of[bdf] = self.nr_gpus
         self.nr_gpus += 1
         base = 0x420000000000 + (number << 40)
         real = "/sys/devices/pci%s/%s" % (bdf[:7], bdf)
@@ -340,12 +341,35 @@ esac""" % (self.root, self.root))
         struct.pack_into("<HHH", config, 0, 0x10DE, device, command)
         return bytes(config)
 
-    def firmware(self, number, base, size):
-        self.tables[number] = aml_device("GP%02X" % number, base, size)
+    def firmware(self, number, base, size, egm=None):
+        """The _DSD of a GPU; egm has base-pa, size and so on, as in nvidia,egm-base-pa."""
+        self.tables[number] = aml_device("GP%02X" % number, {
+            "gpu-mem-base-pa": base, "gpu-mem-size": size,
+            **{"egm-" + key: value for key, value in (egm or {}).items()}})
         body = b"".join(b"\x10" + aml_package(b"\\._SB_PC%02X" % n + device)
                         for n, device in sorted(self.tables.items()))
         self.put("/sys/firmware/acpi/tables/SSDT1", b"SSDT" + bytes(32) + body)
         self.cache.clear()
+
+    def names_egm(self, bdfs, pxm=4, base=0x80000000, size=480 * GIB, retired=None):
+        """Firmware has set memory apart for these GPUs; the host's own RAM is elsewhere."""
+        for bdf in bdfs:
+            start = self.regions[bdf][0][2]
+            total = sum(region[3] for region in self.regions[bdf])
+            self.firmware(self.number_of[bdf], start, total, {
+                "base-pa": base, "size": size, "pxm": pxm, "retired-pages-data-base": retired})
+        self.put("/proc/iomem", "00000000-7fffffff : System RAM\n")
+
+    def add_egm(self, bdfs, pxm=4, size=480 * GIB, state="zeroed", base=0x80000000):
+        """A region, with the node that the driver and udev's rule make of it."""
+        self.names_egm(bdfs, pxm, base, size)
+        directory = "/sys/class/egm/egm%d" % pxm
+        self.put(directory + "/egm_size", "0x%x" % size)
+        self.put(directory + "/gpu_devices", "\n".join(bdfs))
+        self.put(directory + "/state", state)
+        for bdf in bdfs:
+            self.symlink(directory + "/" + bdf, "../../../bus/pci/devices/" + bdf)
+        self.put("/dev/egm%d" % pxm, "", 0o666)
 
     def bound(self, bdf, driver):
         self.driver(driver)

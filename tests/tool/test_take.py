@@ -611,7 +611,7 @@ class Status(Case):
             "bdf": A, "driver": "nvgrace_gpu", "health": "ok", "because": [],
             "users": ["4711 (qemu-system-aar)"], "all_users": True,
             "state": "ready c2c_link=0xff hbm_training=0xff", "resets": "1",
-            "poisoned_pages": "0", "handover": "none"}]))
+            "poisoned_pages": "0", "handover": "none", "egm": None}]))
 
     def test_no_gpu(self):
         self.machine.remove("/sys/bus/pci/devices/" + A)

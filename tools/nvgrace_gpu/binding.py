@@ -9,6 +9,7 @@ import sys
 import time
 
 from .cures import REBOOT_ONLY, SETUP, explain
+from .egm import egm_of
 from .gpu import (COHERENT_DRIVERS, DEVICES, NOIOMMU, choose_gpus, pci_address,
                   refuse_if_in_use)
 from .host import Refused, Unknown
@@ -159,6 +160,9 @@ def bind(writer, gpu, driver, was):
         for r in gpu.regions():
             print("  %s is BAR%d: %s backed of %s" %
                   (r.name, r.bar, human(r.backed), human(r.bar_size)))
+        region = egm_of(gpu)
+        if region:
+            print("  EGM is %s: %s, %s" % (region, human(region.size), region.state))
 
 
 def give_back(writer, gpu, was):

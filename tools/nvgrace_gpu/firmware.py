@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The coherent memory's properties in ACPI tables (DSDT, SSDT), as firmware wrote them."""
+"""The memory properties of GPUs in ACPI tables (DSDT, SSDT), as firmware wrote them."""
 
 import re
 import struct
+
+PROPERTY = re.compile(rb"\x0dnvidia,(gpu-mem-(?:base-pa|size)|"
+                      rb"egm-(?:base-pa|size|pxm|retired-pages-data-base))\x00")
 
 
 def aml_length(data, at):
@@ -58,11 +61,11 @@ def aml_value(data, at):
 
 
 def aml_properties(data, path):
-    """The memory that a table names for the device at this path: {"base-pa": 1, "size": 2}."""
+    """What a table names for the device at this path: {"gpu-mem-size": 1, "egm-pxm": 4}."""
     wanted = [part.ljust(4, "_") for part in path.strip("\\").split(".")]
     blocks = None
     best = {}
-    for match in re.finditer(rb"\x0dnvidia,gpu-mem-(base-pa|size)\x00", data):
+    for match in PROPERTY.finditer(data):
         blocks = blocks if blocks is not None else aml_blocks(data)
         around = [name for start, end, name in blocks if start < match.start() < end]
         segments = [segment for name in around for segment in name]

@@ -225,9 +225,18 @@ class Gpu:
 
     def firmware_memory(self):
         """(base, size) of the coherent memory from ACPI, None for what is not there."""
-        return self.host.once("acpi " + self.bdf, self._firmware_memory)
+        found = self.firmware_properties()
+        return found.get("gpu-mem-base-pa"), found.get("gpu-mem-size")
 
-    def _firmware_memory(self):
+    def firmware_egm(self):
+        """Its EGM properties in ACPI: {"base-pa": 1}; {} if firmware has set none apart."""
+        return {name[len("egm-"):]: value for name, value in self.firmware_properties().items()
+                if name.startswith("egm-")}
+
+    def firmware_properties(self):
+        return self.host.once("acpi " + self.bdf, self._firmware_properties)
+
+    def _firmware_properties(self):
         path = self.host.read_or(self.dir + "/firmware_node/path")
         if not path:
             raise Unknown("firmware has no ACPI device for it")
@@ -246,7 +255,7 @@ class Gpu:
                 raise Unknown("the ACPI table %s is cut short" % table) from None
             for name, value in properties.items():
                 found.setdefault(name, value)
-        return found.get("base-pa"), found.get("size")
+        return found
 
     def memory(self):
         """(base, size) of the coherent memory: as the driver has it, or as firmware says."""

@@ -27,12 +27,12 @@ def sees_all(host):
 
 
 def processes(host):
-    """Those that have a node of a GPU open or mapped: {PID: nodes}."""
+    """Those that have a node of a GPU or of EGM open or mapped: {PID: nodes}."""
     return host.once("processes", lambda: _processes(host))
 
 
 def _processes(host):
-    node = re.compile(r"(?:^|/)dev/(nvidia\d+|vfio/\S+|dri/\w+)(?: \(deleted\))?$", re.M)
+    node = re.compile(r"(?:^|/)dev/(nvidia\d+|vfio/\S+|dri/\w+|egm\d+)(?: \(deleted\))?$", re.M)
     found = {}
     for pid in filter(str.isdigit, host.list("/proc")):
         paths = []
@@ -123,13 +123,19 @@ def users_of_nvidia(gpu, found):
     return users
 
 
-def users_of(gpu, deep):
-    """All users. deep also asks nvidia-smi, which may start an idle GPU."""
-    host, nodes, users = gpu.host, nodes_of(gpu), []
+def users_of_nodes(host, nodes, gpu=None):
+    """The processes that have a node open or mapped whose path matches."""
+    users = []
     for pid, opened in processes(host).items():
         if any(map(nodes.fullmatch, opened)):
             name = host.read_or("/proc/%s/comm" % pid, "?")
             users.append(User("%s (%s)" % (pid, name), how_to_end(host, gpu, pid, name)))
+    return users
+
+
+def users_of(gpu, deep):
+    """All users. deep also asks nvidia-smi, which may start an idle GPU."""
+    users = users_of_nodes(gpu.host, nodes_of(gpu), gpu)
     if deep and gpu.driver == "nvidia":
         users += users_of_nvidia(gpu, users)
     return users
