@@ -13,6 +13,10 @@ class Advice(str):
 
 SETUP = "systemctl reboot --firmware-setup"
 SMMU_ON = Advice("reboot into the firmware's setup (%s), and switch the SMMU on" % SETUP)
+# The names are those of NVIDIA's open firmware for Grace, edk2-nvidia.
+EGM_FOR_GUESTS = Advice("reboot into the firmware's setup (%s); in 'SoC Configuration' set 'EGM "
+                        "Hypervisor reserved memory per socket' to what the host needs, in MB, or "
+                        "switch 'EGM' off" % SETUP)
 POWER_CYCLE = Advice("shut the host down, switch its power off and on again, and read the BMC's "
                      "log")
 NEW_FIRMWARE = Advice("update the machine's firmware, as its vendor says")

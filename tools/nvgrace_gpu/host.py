@@ -323,6 +323,19 @@ class Host:
             raise Unknown("/proc/self/status has no " + key)
         return match.group(1).split()
 
+    @property
+    def page_size(self):
+        """In bytes."""
+        match = re.search(r"^KernelPageSize:\s*(\d+) kB", self.read("/proc/self/smaps"), re.M)
+        if not match:
+            raise Unknown("/proc/self/smaps has no KernelPageSize")
+        return int(match.group(1)) << 10
+
+    @property
+    def block_size(self):
+        """What one entry of the last but one level of page tables maps: 2 MiB, 32 or 512 MiB."""
+        return self.page_size // 8 * self.page_size
+
     def is_root(self):
         return self.status("Uid")[1] == "0"
 

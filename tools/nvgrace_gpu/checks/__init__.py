@@ -7,7 +7,7 @@ import json
 from ..cures import Advice
 from ..gpu import choose_gpus, find_gpus
 from ..host import Unknown
-from . import gpu as of_gpu, host as of_host, module as of_module
+from . import egm as of_egm, gpu as of_gpu, host as of_host, module as of_module
 from .base import cannot_tell, fix
 
 
@@ -31,7 +31,7 @@ def run_checks(host, options):
             "/sys/bus/pci/rescan; lspci -D -d 10de:", Advice(
                 "if the second command prints no GPU, see whether the GPU has power"))))
     for gpu in gpus:
-        for name, function in of_gpu.CHECKS:
+        for name, function in of_gpu.CHECKS + of_egm.CHECKS:
             one("gpu." + name, gpu.bdf, function, host, gpu, options)
     return results
 

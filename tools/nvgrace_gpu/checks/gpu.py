@@ -282,6 +282,18 @@ def check_poison(_, gpu, options):
     return ok("no poisoned page is known")
 
 
+def open_cures(host, who, closed, *subsystems):
+    """How to let an account open nodes of these subsystems of udev."""
+    # The rule gives group kvm the nodes of these GPUs only; the tool and its package have it.
+    if any(host.exists(d + "/udev/rules.d/61-nvgrace-gpu-vfio.rules")
+           for d in ("/etc", "/usr/lib", "/lib")):
+        return ["udevadm control --reload; udevadm trigger " +
+                " ".join("-s " + name for name in subsystems), "usermod -aG kvm " + who.name]
+    return ["chgrp kvm {0} && chmod g+rw {0}".format(" ".join(closed)),
+            "usermod -aG kvm " + who.name,
+            Advice("make install-tool has the udev rule that does it at each boot")]
+
+
 @listed("nodes")
 def check_nodes(host, gpu, options):
     if gpu.driver not in COHERENT_DRIVERS:
@@ -294,15 +306,8 @@ def check_nodes(host, gpu, options):
     who = Account(host, options.user)
     closed = [n for n in wanted if n and not who.may_use(n)]
     if closed:
-        # The rule gives group kvm the nodes of these GPUs only; the tool and its package have it.
-        rule = any(host.exists(d + "/udev/rules.d/61-nvgrace-gpu-vfio.rules")
-                   for d in ("/etc", "/usr/lib", "/lib"))
         return fix("%s may not open %s" % (who, " and ".join(closed)),
-                   "udevadm control --reload; udevadm trigger -s vfio -s vfio-dev -s misc"
-                   if rule else "chgrp kvm {0} && chmod g+rw {0}".format(" ".join(closed)),
-                   "usermod -aG kvm " + who.name,
-                   *(() if rule else (Advice("make install-tool has the udev rule that does it at "
-                                             "each boot"),)))
+                   *open_cures(host, who, closed, "vfio", "vfio-dev", "misc"))
     return ok("%s may open %s%s" % (who, " and ".join(filter(None, wanted)), who.not_qemu))
 
 

@@ -29,10 +29,7 @@ def check_version(host, _):
 
 @listed("kernel.page_size")
 def check_page_size(host, _):
-    match = re.search(r"^KernelPageSize:\s*(\d+) kB", host.read("/proc/self/smaps"), re.M)
-    if not match:
-        raise Unknown("/proc/self/smaps has no KernelPageSize")
-    size = int(match.group(1))
+    size = host.page_size >> 10
     if size == 64:
         return ok("pages of 64 KiB")
     return ok("pages of %d KiB; NVIDIA recommends 64 KiB" % size,
