@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""EGM in nvgrace-gpu: what list and status show, and what check finds."""
+"""EGM in nvgrace-gpu: what list and status show, what check finds, and the guests of --egm."""
 
 import json
 import os
+import re
+import xml.etree.ElementTree as ElementTree
 
 from machine import CONFIG, GIB, Case
 from nvgrace_gpu.cures import SETUP
 from test_check import Check
-from test_qemu_args import A, B, C
+from test_qemu_args import A, B, C, D, Line, Printed
 
 EGM = 480 * GIB
+QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 STATE = "/sys/class/egm/egm4/state"
 
 
@@ -276,3 +279,215 @@ class Checked(Check):
         for name in self.machine.list("/boot"):
             self.machine.drop("/boot/" + name)
         self.cannot_tell("gpu.egm.container", "a guest on EGM needs CONFIG_VFIO_CONTAINER")
+
+
+class Guests(Line):
+    """qemu-args --egm."""
+
+    def memory(self, *argv):
+        line = self.line("--egm", "--container", *argv)
+        self.assertEqual(self.values(line, "-object", "memory-backend-ram"), [])
+        return [v.split(",", 1)[1] for v in self.values(line, "-object", "memory-backend-file")]
+
+    def pages(self, size):
+        self.machine.put("/proc/self/smaps", "KernelPageSize:       %d kB\n" % size)
+
+    def nvl4_with_egm(self, size=EGM):
+        self.nvl4()
+        self.machine.add_egm([B, A], 4, size)
+        self.machine.add_egm([D, C], 5, size, base=0x100000000000)
+
+    def test_gh200(self):
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A])
+        self.golden("gh200_egm.qemu", "--firmware=none", "--initiators=2", "--egm", "--container")
+        self.consistent(self.line("--egm", "--container"), [A], 9)
+
+    def test_page_sizes(self):
+        """Memory is aligned to a block, unless QEMU does that by itself."""
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A])
+        base = "id=ram0,mem-path=/dev/egm4,share=on,prealloc=off,size=480G"
+        for pages, align in ((4, ""), (16, ",align=32M"), (64, ",align=512M")):
+            self.pages(pages)
+            self.assertEqual(self.memory(), [base + align])
+
+    def test_part(self):
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A])
+        line = self.line("--egm", "--container", "--memory=16G")
+        self.assertIn("-m", dict(line))
+        self.assertEqual(dict(line)["-m"], "16G")
+        self.assertIn("size=16G,", self.memory("--memory=16G")[0] + ",")
+        self.assertEqual(self.memory("--memory=480G"), self.memory())
+        self.assertIn("/dev/egm4 has 480 GiB, and the guest is to have 481G of it",
+                      self.refused("qemu-args", "--egm", "--container", "--memory=481G"))
+
+    def test_two_sockets(self):
+        self.nvl4_with_egm()
+        line = self.line("--egm", "--container", "--smp=16", "--initiators=1")
+        self.consistent(line, [B, A, D, C], 2 + 4)
+        self.assertEqual(dict(line)["-m"], "960G")
+        self.assertEqual([re.search("mem-path=([^,]+)", v).group(1) for v in self.values(
+            line, "-object", "memory-backend-file")], ["/dev/egm4", "/dev/egm5"])
+        self.assertEqual(self.values(line, "-numa", "dist,src=0,dst=1"), ["dist,src=0,dst=1,val=40"])
+        self.assertEqual([m.split("size=")[1].split(",")[0] for m in self.memory("--memory=64G")],
+                         ["32G", "32G"])
+
+    def test_sizes_that_are_not_whole_blocks(self):
+        """The second socket's memory begins at a block; the last one has all its MiB."""
+        self.nvl4_with_egm(EGM + (3 << 20) + 0x10000)
+        sizes = [m.split("size=")[1].split(",")[0] for m in self.memory()]
+        self.assertEqual(sizes, ["480G", "%dM" % (480 * 1024 + 3)])
+        self.assertEqual(dict(self.line("--egm", "--container"))["-m"], "%dM" % (960 * 1024 + 3))
+        _, _, err = self.tool("qemu-args", "--egm", "--container", "--memory=65G")
+        self.assertNotIn("is not a multiple", err)
+        _, _, err = self.tool("qemu-args", "--egm", "--container", "--memory=%dM" % (2 * 33000))
+        self.assertIn("33000M for each socket is not a multiple of 512 MiB", err)
+
+    def test_socket_of_the_guest(self):
+        """One GPU of a socket has all of the socket's region."""
+        self.nvl4_with_egm()
+        line = self.line("--egm", "--container", D)
+        self.assertIn("mem-path=/dev/egm5", self.value(line, "memory-backend-file"))
+
+    def test_gpus_without_a_node(self):
+        self.machine.numa("0", "0", {0: [10]})
+        self.machine.add_gpu(A, node=-1)
+        self.machine.add_egm([A])
+        self.assertEqual(len(self.memory()), 1)
+
+    def test_host_nodes_are_left_out(self):
+        """mbind() of this memory can crash 6.12."""
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A])
+        self.assertNotRegex(self.printed("--egm", "--container", "--firmware=none"),
+                            "host-nodes|policy")
+
+    def test_container_where_iommufd_is_not(self):
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A])
+        self.machine.drop("/dev/iommu")
+        self.assertIn("/dev/egm4", self.printed("--egm", "--firmware=none"))
+
+    def test_iommufd_is_refused(self):
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A])
+        for argv, text in (([], "--egm needs --container: with iommufd QEMU maps memory of a file"),
+                           (["--smmu"], "--egm and --smmu exclude each other"),
+                           (["--smmu", "--container"], "--egm and --smmu exclude each other")):
+            err = self.refused("qemu-args", "--egm", *argv)
+            self.assertIn(text, err)
+            self.assertIn("IOMMU_IOAS_MAP_FILE", err)
+
+    def test_no_group(self):
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A])
+        self.machine.drop("/dev/vfio/20")
+        self.assertIn("has no VFIO group, which --egm needs",
+                      self.refused("qemu-args", "--egm", "--container"))
+
+    def test_no_region(self):
+        self.machine.add_gpu(A)
+        self.assertIn("%s has no EGM region: nvgrace-gpu check %s says why" % (A, A),
+                      self.refused("qemu-args", "--egm", "--container"))
+
+    def test_region_is_unknown(self):
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A])
+        self.machine.drop("/sys/class/egm/egm4/gpu_devices")
+        self.assertIn("the EGM of %s is unknown: /sys/class/egm/egm4/gpu_devices: No such" % A,
+                      self.refused("qemu-args", "--egm", "--container"))
+
+    def test_two_regions_of_a_node(self):
+        for bdf in (A, B):
+            self.machine.add_gpu(bdf)
+        self.machine.add_egm([A], 5)
+        self.machine.add_egm([B], 4)
+        self.assertIn("have EGM of their own, /dev/egm4 and /dev/egm5",
+                      self.refused("qemu-args", "--egm", "--container"))
+
+    def test_one_region_of_two_nodes(self):
+        self.machine.add_gpu(A)
+        self.machine.add_gpu(C, node=1)
+        self.machine.add_egm([A, C])
+        self.assertIn("GPUs of two NUMA nodes name one EGM region, /dev/egm4",
+                      self.refused("qemu-args", "--egm", "--container"))
+
+    def test_in_use(self):
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A], state="in use")
+        argv = "qemu-args", "--egm", "--container"
+        self.assertIn("/dev/egm4 is in use by a process that only root sees", self.refused(*argv))
+        self.machine.opened(4711, "qemu-system-aar", "/dev/egm4")
+        err = self.refused(*argv)
+        self.assertIn("/dev/egm4 is in use by 4711 (qemu-system-aar): end that first", err)
+        self.assertIn("kill 4711", err)
+        self.assertEqual(self.tool("qemu-args")[0], 0)
+
+    def test_wait_is_said(self):
+        self.machine.add_gpu(A)
+        for state, text in (("zeroing 1 of 2", "/dev/egm4 is zeroing 1 of 2: QEMU waits at its"),
+                            ("failed -12", "/dev/egm4 is failed -12: QEMU waits at its start"),
+                            ("odd", "cannot tell whether /dev/egm4 is free")):
+            self.machine.add_egm([A], state=state)
+            status, _, err = self.tool("qemu-args", "--egm", "--container")
+            self.assertEqual(status, 0)
+            self.assertIn("# " + text, err)
+
+    def test_window_counts_the_memory(self):
+        """480 GiB of memory end beyond 39 bits of address."""
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A])
+        self.machine.caps[165] = 40
+        self.assertEqual(self.tool("qemu-args", "--memory=64G")[0], 0)
+        self.assertEqual(self.tool("qemu-args", "--egm", "--container")[0], 0)
+        self.machine.add_egm([A], size=2 * EGM)
+        self.assertIn("this CPU gives guests 40 bits",
+                      self.refused("qemu-args", "--egm", "--container"))
+
+
+class LibvirtGuests(Printed):
+    """qemu-args --egm --libvirt. No libvirt has an element for the memory."""
+
+    ARGV = ("--egm", "--container", "--initiators=0")
+
+    def setUp(self):
+        super().setUp()
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A])
+
+    def printed(self, *argv):
+        status, out, err = self.tool("qemu-args", *argv)
+        self.assertEqual(status, 0, err)
+        self.assertIn("has no element for memory out of /dev/egm4: qemu:commandline has it", err)
+        return out
+
+    def test_golden_file(self):
+        for version in ("11.3", "12.9"):
+            self.machine.libvirt(version + ".0")
+            with self.subTest(version):
+                self.golden("gh200_egm-%s.xml" % version, "--libvirt", *self.ARGV)
+
+    def test_domain(self):
+        self.machine.put("/proc/self/smaps", "KernelPageSize:       4 kB\n")
+        domain = ElementTree.fromstring(self.printed("--libvirt", *self.ARGV))
+        words = [arg.get("value") for arg in domain.iter(QEMU + "arg")]
+        self.assertEqual(words[:3], [
+            "-object", "memory-backend-file,id=egm,mem-path=/dev/egm4,share=on,prealloc=off,"
+            "size=480G", "-machine"])
+        self.assertIn("memory-backend=egm", words[3].split(","))
+        self.assertEqual(domain.find("memory").text, str(480 * 1024))
+        self.assertIsNone(domain.find("cpu/numa"))
+        self.assertIsNone(domain.find("numatune"))
+        self.assertEqual(domain.find("memoryBacking/source").get("type"), "memfd")
+        self.assertNotIn("iommufd", domain.find("devices/hostdev/driver").attrib)
+
+    def test_numa_nodes_are_refused(self):
+        err = self.refused("qemu-args", "--libvirt", "--egm", "--container")
+        self.assertIn("what it has for NUMA nodes excludes that", err)
+        self.assertIn("--initiators=0", err)
+        self.machine.add_gpu(C, node=1)
+        self.machine.add_egm([C], 5, base=0x100000000000)
+        self.assertIn("what it has for NUMA nodes excludes that",
+                      self.refused("qemu-args", "--libvirt", *self.ARGV))

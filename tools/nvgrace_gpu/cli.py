@@ -12,7 +12,7 @@ from .checks import cmd_check
 from .guest import cmd_qemu_args
 from .host import Host, Refused, Unknown
 from .report import cmd_report
-from .sizes import GIB, parse_size
+from .sizes import parse_size
 from .status import cmd_list, cmd_status
 from .version import version
 
@@ -90,8 +90,10 @@ def parser():
     p.add_argument("--libvirt", action="store_true", help="libvirt's XML instead")
     p.add_argument("--name", default="grace", help="the name of the domain (default grace)")
     p.add_argument("--smp", type=positive, default=8, metavar="N", help="CPUs (default 8)")
-    p.add_argument("--memory", type=parse_size, default=64 * GIB, metavar="SIZE",
-                   help="memory (default 64G)")
+    p.add_argument("--memory", type=parse_size, metavar="SIZE",
+                   help="memory (default 64G, with --egm all of it)")
+    p.add_argument("--egm", action="store_true",
+                   help="the guest's memory is the GPUs' EGM; needs --container")
     p.add_argument("--initiators", type=int, choices=range(33), default=8, metavar="N",
                    help="NUMA nodes for each GPU (default 8)")
     p.add_argument("--smmu", action="store_true", help="an accelerated SMMU for each of the host's")

@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ElementTree
 from ..host import Refused, Unknown
 from ..sizes import GIB, MIB
 from . import qemu
-from .model import node_range, note
+from .model import node_range
+from .note import note
 
 QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 
@@ -80,6 +81,8 @@ def operating_system(domain, guest):
 def numa(domain, guest, libvirt):
     """The CPU with its NUMA cells. Old libvirt has no cell without memory."""
     cpu = element(domain, "cpu", mode="host-passthrough")
+    if guest.egms:
+        return
     sockets = len(guest.sockets)
     if sockets > 1:
         element(cpu, "topology", sockets=sockets, cores=guest.smp // sockets, threads=1)
@@ -137,10 +140,12 @@ def host_devices(devices, guest, libvirt, ports):
 
 def raw_arguments(guest, libvirt):
     """Arguments for QEMU in place of elements that this libvirt does not have."""
+    egm = [["-object", qemu.backend(guest, cell, "egm")] for cell in guest.sockets if cell.egm]
     more = {"ras": None if libvirt.has("ras") else "on",
-            "highmem-mmio-size": None if libvirt.has("pcihole64") else qemu.window(guest)}
+            "highmem-mmio-size": None if libvirt.has("pcihole64") else qemu.window(guest),
+            "memory-backend": "egm" if egm else None}
     text = qemu.option(None, more)
-    words = ["-machine", text] if text else []
+    words = sum(egm, []) + (["-machine", text] if text else [])
     if not libvirt.has("acpi nodeset"):
         groups = [g for port in guest.ports
                   for g in qemu.initiators(port, "ua-gpu%d" % port.index)]
@@ -162,7 +167,22 @@ def overrides(domain, guest):
             element(frontend, "{%s}property" % QEMU, name=name, type="string", value=value)
 
 
+def check_egm(guest, libvirt):
+    """RAM that is a file of its own has no element; and QEMU takes -numa only with memory that is
+    libvirt's, as its -machine memory-backend and a node's memdev exclude each other."""
+    if not guest.egms:
+        return
+    if len(guest.sockets) > 1 or any(port.cells for port in guest.ports):
+        raise Refused("libvirt %s has no element for memory out of %s, and what it has for NUMA "
+                      "nodes excludes that: pass GPUs of one socket with --initiators=0, or leave "
+                      "--libvirt out" % (libvirt.text, guest.egms[0]))
+    note("libvirt %s has no element for memory out of %s: qemu:commandline has it, so allow it in "
+         "qemu.conf and AppArmor or SELinux, as Documentation/egm.rst says" %
+         (libvirt.text, guest.egms[0]))
+
+
 def check(guest, libvirt):
+    check_egm(guest, libvirt)
     if guest.smmus and not libvirt.has("smmuv3 accel"):
         raise Refused("libvirt %s has no accelerated SMMU: libvirt 12.7 has it" % libvirt.text)
     if guest.iommufd and not libvirt.has("iommufd"):
@@ -180,6 +200,12 @@ def xml(guest, libvirt):
     element(domain, "name", guest.options.name)
     element(domain, "memory", str(guest.memory // MIB), unit="MiB")
     element(domain, "vcpu", str(guest.smp))
+    if guest.egms:
+        # libvirt has QEMU make memory of this size all the same, which no guest uses. That of a
+        # memfd costs nothing until it is touched, also where the kernel does not overcommit.
+        backing = element(domain, "memoryBacking")
+        element(backing, "source", type="memfd")
+        element(backing, "access", mode="shared")
     if any(cell.host_nodes for cell in guest.sockets):
         tune = element(domain, "numatune")
         for i, cell in enumerate(guest.sockets):

@@ -4,14 +4,14 @@
 import collections
 import os
 import re
-import sys
 
 from ..checks.gpu import check_group
 from ..cures import configure
 from ..gpu import COHERENT_DRIVERS, refuse_if_in_use
 from ..host import KVM_CAP_ARM_VM_IPA_SIZE, Refused, Unknown
 from ..sizes import GIB, human, power_of_two, qemu_size, round_up
-from . import uefi
+from . import egm, uefi
+from .note import note
 
 MAX_NODES = 128
 # CONFIG_NODES_SHIFT=4 allows so many; arm64's defconfig and Debian have it. Beyond it the guest's
@@ -29,17 +29,17 @@ FIRST_BUS, BUSES = 32, 16
 # The output address size in bits by IDR5.OAS, as the SMMU's specification has it.
 OAS_BITS = (32, 36, 40, 42, 44, 48, 52, 56)
 
-# A NUMA node of the guest; host_nodes is None or QEMU's and libvirt's list, such as 0-1.
-Cell = collections.namedtuple("Cell", "cpus memory host_nodes")
+# Without --memory and --egm.
+MEMORY = 64 * GIB
+
+# A NUMA node of the guest; host_nodes is None or QEMU's and libvirt's list, such as 0-1. egm is
+# the node in /dev of the EGM region that is its memory, or None.
+Cell = collections.namedtuple("Cell", "cpus memory host_nodes egm")
 # A host bridge with an SMMU. features is what QEMU does not choose by itself: {"ats": "on"}.
 Smmu = collections.namedtuple("Smmu", "name bus_number cell features")
 # A root port and its GPU: which SMMU, its number on that bus and whether others are there, the
 # GPU's NUMA nodes, and properties of the link.
 Port = collections.namedtuple("Port", "index gpu smmu function shared cells link")
-
-
-def note(text):
-    print("# " + text, file=sys.stderr)
 
 
 def mmio_window(gpus_bars):
@@ -68,25 +68,27 @@ class Guest:
 
     def __init__(self, host, gpus, options, qemu):
         self.host, self.gpus, self.options, self.qemu = host, gpus, options, qemu
-        self.smp, self.memory = options.smp, options.memory
+        self.smp = options.smp
         if not options.name.strip() or re.search("[/\n]", options.name):
             raise Refused("a guest cannot have the name %a" % options.name)
         self.bars, self.emulated = {}, {}
         self.check_gpus()
         self.iommufd = not options.container and self.can_iommufd()
+        if options.egm:
+            egm.refuse_iommufd(self)
         self.window = mmio_window([list(b.values()) for b in self.bars.values()])
         self.home = {gpu: self.home_node(gpu) for gpu in gpus}
-        host_nodes = self.host_nodes()
-        self.check_shares(len(host_nodes))
-        self.sockets = [Cell(self.cpus(i, len(host_nodes)), self.memory // len(host_nodes),
-                             node_range(nodes)) for i, nodes in enumerate(host_nodes)]
+        host_nodes = self.nodes_of_sockets = self.host_nodes()
+        self.egms = egm.regions(host, self, host_nodes) if options.egm else []
+        self.memory = self.memory_size(len(host_nodes))
+        self.sockets = self.make_sockets(host_nodes)
         self.socket_of = {gpu: next((i for i, nodes in enumerate(host_nodes)
                                      if nodes and self.home[gpu] in nodes), 0) for gpu in gpus}
         self.check_room()
         self.check_qemu()
         self.smmus = self.make_smmus() if options.smmu else []
         self.ports = self.make_ports()
-        self.cells = self.sockets + [Cell(None, 0, None)
+        self.cells = self.sockets + [Cell(None, 0, None, None)
                                      for port in self.ports for _ in port.cells]
         self.owner = {node: port for port in self.ports for node in port.cells}
         self.uefi = self.firmware()
@@ -169,12 +171,33 @@ class Guest:
         first, last = socket * each_has, (socket + 1) * each_has - 1
         return "%d-%d" % (first, last) if first != last else str(first)
 
-    def check_shares(self, sockets):
+    def memory_size(self, sockets):
+        """All of the guest's memory, that each socket can have its share of."""
         if self.smp % sockets:
             raise Refused("--smp %d cannot be shared by %d sockets" % (self.smp, sockets))
-        if self.memory % (sockets << 20):
+        size = self.options.memory
+        if self.egms and not size:
+            return sum(egm.whole_sizes(self.egms, self.host.block_size))
+        size = size or MEMORY
+        if size % (sockets << 20):
             raise Refused("--memory %s cannot be shared by %d sockets" %
-                          (qemu_size(self.memory), sockets))
+                          (qemu_size(size), sockets))
+        if self.egms:
+            egm.check_parts(self.egms, size // sockets, self.host.block_size)
+        return size
+
+    def make_sockets(self, host_nodes):
+        """The guest's NUMA nodes with CPUs and memory. EGM is at its socket anyhow, and mbind() of
+        it can crash old kernels, so it is bound to no node."""
+        count = len(host_nodes)
+        cpus = [self.cpus(i, count) for i in range(count)]
+        if not self.egms:
+            return [Cell(cpus[i], self.memory // count, node_range(nodes), None)
+                    for i, nodes in enumerate(host_nodes)]
+        sizes = [self.memory // count] * count if self.options.memory else \
+            egm.whole_sizes(self.egms, self.host.block_size)
+        return [Cell(cpus[i], sizes[i], None, region.node)
+                for i, region in enumerate(self.egms)]
 
     def check_room(self):
         count = len(self.sockets) + sum(self.initiators(gpu) for gpu in self.gpus)
@@ -299,7 +322,7 @@ class Guest:
             return 10
         a, b = sorted((a, b))
         if b < len(self.sockets):
-            nodes = [int(self.sockets[n].host_nodes) for n in (a, b)]
+            nodes = [self.nodes_of_sockets[n][0] for n in (a, b)]
             return self.host.node_distances(nodes[0]).get(nodes[1], FAR_SOCKET)
         port = self.owner[b]
         if a < len(self.sockets):

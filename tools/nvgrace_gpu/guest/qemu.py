@@ -6,7 +6,7 @@ import re
 from ..host import Unknown
 from ..sizes import qemu_size
 
-DEFAULT_WINDOW = 512 << 30
+DEFAULT_WINDOW, DEFAULT_ALIGN = 512 << 30, 2 << 20
 # RHEL has QEMU by the second name only, in a directory that no PATH has.
 PROGRAMS = ("qemu-system-aarch64", "qemu-kvm")
 
@@ -88,11 +88,23 @@ def machine(guest):
     for i, cell in enumerate(guest.sockets):
         ram = "ram%d" % i
         lines.append([
-            "-object", option("memory-backend-ram", {
-                "id": ram, "size": qemu_size(cell.memory), "host-nodes": cell.host_nodes,
-                "policy": cell.host_nodes and "bind"}),
+            "-object", backend(guest, cell, ram),
             "-numa", option("node", {"nodeid": i, "cpus": cell.cpus, "memdev": ram})])
     return lines
+
+
+def backend(guest, cell, name):
+    """The memory of a NUMA node of the guest, as an object of QEMU."""
+    size = qemu_size(cell.memory)
+    if not cell.egm:
+        return option("memory-backend-ram", {
+            "id": name, "size": size, "host-nodes": cell.host_nodes,
+            "policy": cell.host_nodes and "bind"})
+    # QEMU aligns memory to 2 MiB by itself, with which a block of larger pages never fits.
+    block = guest.host.block_size
+    return option("memory-backend-file", {
+        "id": name, "mem-path": cell.egm, "share": "on", "prealloc": "off", "size": size,
+        "align": qemu_size(block) if block > DEFAULT_ALIGN else None})
 
 
 def initiators(port, device):
