@@ -6,7 +6,7 @@ import os
 import re
 import xml.etree.ElementTree as ElementTree
 
-from machine import CONFIG, GIB, Case
+from machine import CONFIG, GIB, TOP, Case
 from nvgrace_gpu.cures import SETUP
 from test_check import Check
 from test_qemu_args import A, B, C, D, Line, Printed
@@ -279,6 +279,14 @@ class Checked(Check):
         for name in self.machine.list("/boot"):
             self.machine.drop("/boot/" + name)
         self.cannot_tell("gpu.egm.container", "a guest on EGM needs CONFIG_VFIO_CONTAINER")
+
+    def test_rule(self):
+        """udev gives the node to group kvm, as it gives VFIO's nodes."""
+        with open(os.path.join(TOP, "tools", "nvgrace-gpu.rules"), encoding="utf-8") as f:
+            rules = [line for line in f.read().splitlines() if 'SUBSYSTEM=="egm"' in line]
+        self.assertEqual(len(rules), 1)
+        for part in ('KERNEL=="egm[0-9]*"', 'GROUP="kvm"', 'MODE="0660"'):
+            self.assertIn(part, rules[0].split(", "))
 
 
 class Guests(Line):
