@@ -115,6 +115,14 @@ class Shown(Case):
         self.machine.unbound(A)
         self.assertIn("  EGM is /dev/egm4: 480 GiB, zeroed\n", self.output("bind", A))
 
+    def test_report(self):
+        self.machine.say("nvgrace_gpu %s: /dev/egm4 is there" % A)
+        out = self.output("report", "-o", "-")
+        for text in ("%s nvidia,egm-base-pa: 0x80000000\n" % A, "%s nvidia,egm-pxm: 0x4\n" % B,
+                     "\negm4 gpu_devices: %s %s\n" % (A, B), "\negm4 state: zeroed\n",
+                     "/dev/egm4 is there\n"):
+            self.assertIn(text, out)
+
 
 class Checked(Check):
     """The firmware of the GPU that Check has names a region."""

@@ -52,8 +52,9 @@ class Report(Case):
         self.assertEqual(list(sections), [
             "versions", "secure boot", "check", "list", "grace_selftest", "command line, in part",
             "parameters of modules", "options of the kernel", "NUMA nodes",
-            "PCI functions of NVIDIA", "GPUs of NVIDIA's driver", "/proc/iomem, the GPUs' memory",
-            "files of the driver", "log of the kernel, in part"])
+            "PCI functions of NVIDIA", "GPUs of NVIDIA's driver",
+            "/proc/iomem, the GPUs' memory and EGM", "EGM", "files of the driver",
+            "log of the kernel, in part"])
         for section, text in (
                 ("versions", "nvgrace-gpu: 1."), ("versions", "kernel: 7.3.4-grace"),
                 ("versions", "nvgrace_gpu on disk: of srcversion"),

@@ -12,6 +12,7 @@ import tempfile
 from . import signing
 from .checks import cmd_check
 from .distribution import Distribution
+from .egm import find_egms
 from .gpu import COHERENT_DRIVERS, DRIVER, INTREE, NVIDIA, find_gpus
 from .host import Refused, Unknown, printable
 from .module import module_file, our_driver
@@ -26,7 +27,7 @@ SAFE_ARGUMENTS = re.compile(
     r"numa|numa_balancing|mem|efi|init_on_(alloc|free)|module\.sig_enforce|lockdown|acpi|"
     r"earlycon|nohz_full|isolcpus|modprobe\.blacklist|module_blacklist|ghes\.disable|hest_disable)"
     r"(=|$)")
-LOG_LINES = (r"nvgrace|vfio|iommu|smmu|kvm|NVRM|nvidia|Xid|Memory failure|CPU features|GHES|AER|"
+LOG_LINES = (r"nvgrace|\begm|EGM|vfio|iommu|smmu|kvm|NVRM|nvidia|Xid|Memory failure|CPU features|GHES|AER|"
              r"HEST|EDAC|DPC|EDR|SRAT|Hardware [Ee]rror|Modules with|module verification|"
              r"loading out-of-tree|Loading of |Lockdown|ACPI: _OSC|secure boot")
 OPTIONS = (r"(VFIO|IOMMUFD|ARM_SMMU|KVM$|NUMA|NODES_SHIFT|MEMORY_FAILURE|TRANSPARENT_HUGEPAGE|"
@@ -131,14 +132,27 @@ class Report:
         return "\n".join(line for line in self.host.boot_log() if pattern.search(line))
 
     def memory(self):
-        """Only what is near the GPUs' memory, above all of the host's own at socket 0."""
+        """Only what is near the GPUs' memory and EGM, not all of the host's own."""
         wanted = []
         for gpu in self.gpus:
-            base, size = gpu.memory()
-            if isinstance(base, int) and isinstance(size, int):
-                wanted.append((base, base + size))
+            named = gpu.firmware_egm()
+            for base, size in (gpu.memory(), (named.get("base-pa"), named.get("size"))):
+                if isinstance(base, int) and isinstance(size, int):
+                    wanted.append((base, base + size))
         return "\n".join("%x-%x : %s" % r for r in self.host.iomem()
                          if any(r[0] < end and r[1] >= base for base, end in wanted))
+
+    def egm(self):
+        """What firmware says of it, in hex as its tables have it, and the files of class egm."""
+        def text(value):
+            return value if isinstance(value, str) else "0x%x" % value
+
+        lines = ["%s nvidia,egm-%s: %s" % (gpu, name, text(value)) for gpu in self.gpus
+                 for name, value in gpu.firmware_egm().items()]
+        lines += ["%s %s: %s" % (region.name, name, self.host.read_or(
+            "%s/%s" % (region.dir, name), "?").replace("\n", " ")) for region in find_egms(self.host)
+                  for name in ("egm_size", "gpu_devices", "state")]
+        return "\n".join(lines) or "firmware has set none apart"
 
     def sections(self):
         host = self.host
@@ -157,7 +171,8 @@ class Report:
             ("NUMA nodes", self.nodes),
             ("PCI functions of NVIDIA", lambda: host.run("lspci", "-Dnn", "-d", "%04x:" % NVIDIA)),
             ("GPUs of NVIDIA's driver", self.nvidia_gpus),
-            ("/proc/iomem, the GPUs' memory", self.memory),
+            ("/proc/iomem, the GPUs' memory and EGM", self.memory),
+            ("EGM", self.egm),
             ("files of the driver", lambda: "\n".join(
                 "%s %s: %s" % (gpu, name, text) for gpu in self.gpus
                 for name, text in gpu.files().items())),
