@@ -132,7 +132,7 @@ class Checked(Check):
         self.machine.add_egm([self.gpu.bdf])
 
     def firmware(self, **egm):
-        """What firmware says, where the driver has made no node."""
+        """Have firmware say so, and the driver make no node."""
         self.machine.names_egm([self.gpu.bdf], **egm)
         if self.machine.exists("/sys/class/egm/egm4"):
             self.machine.drop("/sys/class/egm/egm4")
@@ -163,13 +163,13 @@ class Checked(Check):
 
     def test_only_the_list(self):
         self.firmware(base=None, size=None, pxm=None, retired=0x1000)
-        self.fault("gpu.egm", "- update", text="nvidia,egm-retired-pages-data-base is there "
-                   "without nvidia,egm-base-pa and nvidia,egm-size and nvidia,egm-pxm")
+        self.told("gpu.egm", "firmware has set no memory apart as EGM")
 
     def test_property_is_wrong(self):
         for egm, text in (
                 ({"size": "480G"}, "nvidia,egm-size is a string"),
                 ({"size": 0}, "nvidia,egm-size is 0"),
+                ({"pxm": 1 << 32}, "nvidia,egm-pxm, 0x100000000, has more than 32 bits"),
                 ({"size": EGM + 0x1000}, "nvidia,egm-size, 0x7800001000, is not a multiple of the "
                                          "page size, 0x10000"),
                 ({"base": 0x80000800}, "nvidia,egm-base-pa, 0x80000800, is not a multiple"),
@@ -214,9 +214,21 @@ class Checked(Check):
         self.cannot_tell("gpu.egm", "only root sees the addresses in /proc/iomem")
 
     def test_driver_refused_it(self):
+        """It says so of what the tool does not see, such as the list of retired blocks."""
         self.firmware()
-        self.machine.say("nvgrace_gpu %s: EGM: the list of retired pages is odd" % self.gpu)
-        self.fault("gpu.egm", "- update", text="the driver refused it: EGM: the list of retired")
+        said = "error -EBUSY: nvidia,egm-retired-pages-data-base: 0x80000 lies in System RAM"
+        self.machine.say("nvgrace_gpu %s: %s" % (self.gpu, said),
+                         "nvgrace_gpu %s: egm5 [mem 0x0-0xffff] is /dev/egm5" % self.gpu)
+        self.fault("gpu.egm", "- update", text="the driver refused it: " + said)
+
+    def test_refused_region_is_not_a_refused_gpu(self):
+        """The driver bound the GPU, which was given back since."""
+        self.machine.say(
+            "nvgrace_gpu %s: usemem [mem 0x1-0x2] is BAR4" % self.gpu,
+            "nvgrace_gpu %s: error -EBUSY: nvidia,egm-base-pa: 0x1 + nvidia,egm-size: 0x1 overlaps "
+            "System RAM: firmware has EGM on, but not its hypervisor mode" % self.gpu)
+        self.unbound()
+        self.told("gpu.log", "the driver did not refuse the GPU")
 
     def test_driver_says_nothing(self):
         self.firmware()
@@ -346,7 +358,8 @@ class Guests(Line):
         self.assertEqual(dict(line)["-m"], "960G")
         self.assertEqual([re.search("mem-path=([^,]+)", v).group(1) for v in self.values(
             line, "-object", "memory-backend-file")], ["/dev/egm4", "/dev/egm5"])
-        self.assertEqual(self.values(line, "-numa", "dist,src=0,dst=1"), ["dist,src=0,dst=1,val=40"])
+        self.assertEqual(self.values(line, "-numa", "dist,src=0,dst=1"),
+                         ["dist,src=0,dst=1,val=40"])
         self.assertEqual([m.split("size=")[1].split(",")[0] for m in self.memory("--memory=64G")],
                          ["32G", "32G"])
 

@@ -56,7 +56,12 @@ TROUBLE = (
 
 
 def explain(gpu, message):
-    """The meaning of a line of the driver, and the cure, or None."""
+    """The meaning of a line of the driver, and the cure, or None.
+
+    What it says of EGM refuses the region, and not the GPU: see checks/egm.py.
+    """
+    if "nvidia,egm-" in message:
+        return None
     for pattern, meaning, cure in TROUBLE:
         if re.search(pattern, message):
             return meaning, cure.format(bdf=gpu.bdf)

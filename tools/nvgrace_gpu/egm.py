@@ -13,7 +13,7 @@ from .users import cures_of, users_of_nodes
 CLASS = "/sys/class/egm"
 # The properties without which a region is none.
 NEEDED = ("base-pa", "size", "pxm")
-# What state begins with. The number after "failed" is an errno.
+# state begins with one of these. The number after "failed" is an errno.
 STATES = r"zeroing \d+ of \d+|zeroed|in use|failed -\d+"
 
 
@@ -75,6 +75,8 @@ def all_three(named):
             min(named), " and nvidia,egm-".join(missing))
     if not named["size"]:
         return "nvidia,egm-size is 0"
+    if named["pxm"] >> 32:
+        return "nvidia,egm-pxm, 0x%x, has more than 32 bits" % named["pxm"]
     return None
 
 

@@ -61,7 +61,7 @@ def aml_value(data, at):
 
 
 def aml_properties(data, path):
-    """What a table names for the device at this path: {"gpu-mem-size": 1, "egm-pxm": 4}."""
+    """A table's properties of the device at this path: {"gpu-mem-size": 1, "egm-pxm": 4}."""
     wanted = [part.ljust(4, "_") for part in path.strip("\\").split(".")]
     blocks = None
     best = {}

@@ -229,9 +229,13 @@ class Gpu:
         return found.get("gpu-mem-base-pa"), found.get("gpu-mem-size")
 
     def firmware_egm(self):
-        """Its EGM properties in ACPI: {"base-pa": 1}; {} if firmware has set none apart."""
-        return {name[len("egm-"):]: value for name, value in self.firmware_properties().items()
-                if name.startswith("egm-")}
+        """Its EGM properties in ACPI: {"base-pa": 1}; {} if firmware has set none apart.
+
+        A list of retired pages alone names no region, for the driver neither.
+        """
+        named = {name[len("egm-"):]: value for name, value in self.firmware_properties().items()
+                 if name.startswith("egm-")}
+        return named if set(named) - {"retired-pages-data-base"} else {}
 
     def firmware_properties(self):
         return self.host.once("acpi " + self.bdf, self._firmware_properties)

@@ -333,7 +333,7 @@ class Host:
 
     @property
     def block_size(self):
-        """What one entry of the last but one level of page tables maps: 2 MiB, 32 or 512 MiB."""
+        """Bytes that an entry of the last but one level of page tables maps: 2, 32 or 512 MiB."""
         return self.page_size // 8 * self.page_size
 
     def is_root(self):

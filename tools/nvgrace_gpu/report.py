@@ -27,7 +27,8 @@ SAFE_ARGUMENTS = re.compile(
     r"numa|numa_balancing|mem|efi|init_on_(alloc|free)|module\.sig_enforce|lockdown|acpi|"
     r"earlycon|nohz_full|isolcpus|modprobe\.blacklist|module_blacklist|ghes\.disable|hest_disable)"
     r"(=|$)")
-LOG_LINES = (r"nvgrace|\begm|EGM|vfio|iommu|smmu|kvm|NVRM|nvidia|Xid|Memory failure|CPU features|GHES|AER|"
+LOG_LINES = (r"nvgrace|\begm|EGM|vfio|iommu|smmu|kvm|NVRM|nvidia|Xid|Memory failure|"
+             r"CPU features|GHES|AER|"
              r"HEST|EDAC|DPC|EDR|SRAT|Hardware [Ee]rror|Modules with|module verification|"
              r"loading out-of-tree|Loading of |Lockdown|ACPI: _OSC|secure boot")
 OPTIONS = (r"(VFIO|IOMMUFD|ARM_SMMU|KVM$|NUMA|NODES_SHIFT|MEMORY_FAILURE|TRANSPARENT_HUGEPAGE|"
@@ -143,15 +144,16 @@ class Report:
                          if any(r[0] < end and r[1] >= base for base, end in wanted))
 
     def egm(self):
-        """What firmware says of it, in hex as its tables have it, and the files of class egm."""
+        """Firmware's properties, in hex as its tables have them, and the files of class egm."""
         def text(value):
             return value if isinstance(value, str) else "0x%x" % value
 
         lines = ["%s nvidia,egm-%s: %s" % (gpu, name, text(value)) for gpu in self.gpus
                  for name, value in gpu.firmware_egm().items()]
-        lines += ["%s %s: %s" % (region.name, name, self.host.read_or(
-            "%s/%s" % (region.dir, name), "?").replace("\n", " ")) for region in find_egms(self.host)
-                  for name in ("egm_size", "gpu_devices", "state")]
+        for region in find_egms(self.host):
+            for name in ("egm_size", "gpu_devices", "state"):
+                said = self.host.read_or("%s/%s" % (region.dir, name), "?")
+                lines.append("%s %s: %s" % (region.name, name, said.replace("\n", " ")))
         return "\n".join(lines) or "firmware has set none apart"
 
     def sections(self):

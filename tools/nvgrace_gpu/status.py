@@ -36,7 +36,7 @@ def egm_rows(host, gpus, names):
 
 
 def egm_words(row):
-    """What list and status both print of a region."""
+    """The words of a region that list and status both print."""
     return [row["node"], "size not known" if row["size"] is None else human(row["size"]),
             "state " + (row["state"] or "not known"),
             "GPUs not known" if row["gpus"] is None else

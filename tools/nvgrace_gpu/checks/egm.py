@@ -13,13 +13,13 @@ from .gpu import open_cures
 
 CHECKS, listed = registry()
 
-# The driver's warning when it refuses a region.
-REFUSAL = re.compile(r"\bEGM\b|\begm", re.A)
+# The driver's message when it refuses a region.
+REFUSAL = re.compile(r"nvidia,egm-|\begm\d+: cannot")
 
 
 @listed("egm")
 def check_egm(host, gpu, _):
-    """What firmware says, and what the driver does with that."""
+    """Compare what firmware says with the nodes that the driver has made."""
     region = egm_of(gpu)
     if region:
         return ok("%s: %s" % (region, human(region.size)))
