@@ -183,9 +183,10 @@ class Checked(Check):
                 self.fault("gpu.egm", "- update the machine's firmware", text=text)
 
     def test_list_beside_the_region(self):
-        self.firmware(retired=0x70000000)
-        _, checks = self.checks()
-        self.assertNotIn("_DSD", checks["gpu.egm"]["text"])
+        for retired in (0x7fff0000, 0x80000000 + EGM):
+            self.firmware(retired=retired)
+            _, checks = self.checks()
+            self.assertNotIn("_DSD", checks["gpu.egm"]["text"])
 
     def test_gpus_of_a_domain_differ(self):
         other = "0008:01:00.0"
@@ -206,6 +207,15 @@ class Checked(Check):
                          "Kernel code\n")
         self.fault("gpu.egm", SETUP, "- reboot", "'EGM Hypervisor reserved memory per socket'",
                    text="EGM that is the host's own RAM, 0x80000000-0x13fffffff")
+        self.machine.put("/proc/iomem", "100000000-13fffffff : System RAM (kmem)")
+        self.fault("gpu.egm", SETUP, text="0x100000000-0x13fffffff")
+
+    def test_ram_beside_the_region(self):
+        self.firmware()
+        self.machine.put("/proc/iomem", "00000000-7fffffff : System RAM\n7880000000-78ffffffff : "
+                         "System RAM\n80000000-8fffffff : Reserved\n")
+        _, checks = self.checks()
+        self.assertNotIn("own RAM", checks["gpu.egm"]["text"])
 
     def test_user_cannot_tell(self):
         self.firmware()
