@@ -419,6 +419,18 @@ class Guests(Line):
             self.assertIn(text, err)
             self.assertIn("IOMMU_IOAS_MAP_FILE", err)
 
+    def test_device_memory(self):
+        self.machine.add_gpu(A)
+        self.machine.add_egm([A])
+        self.machine.caps[243] = 0
+        self.assertIn("no guest boots from Device memory: nvgrace-gpu check, kvm.cacheable_pfnmap",
+                      self.refused("qemu-args", "--egm", "--container"))
+        self.assertEqual(self.tool("qemu-args")[0], 0)
+        self.machine.drop("/dev/kvm")
+        status, _, err = self.tool("qemu-args", "--egm", "--container")
+        self.assertEqual(status, 0)
+        self.assertIn("# cannot tell whether KVM maps EGM cacheable: /dev/kvm: No such file", err)
+
     def test_no_group(self):
         self.machine.add_gpu(A)
         self.machine.add_egm([A])

@@ -23,6 +23,18 @@ def refuse_iommufd(guest):
                           "CONFIG_VFIO_CONTAINER): %s" % (gpu, WHY_NOT_IOMMUFD))
 
 
+def refuse_device_memory(host):
+    """A guest lives with usemem as Device memory, and does not boot from such RAM."""
+    try:
+        cacheable = host.cacheable()
+    except (Unknown, OSError) as e:
+        note("cannot tell whether KVM maps EGM cacheable: " + host.error_text(e))
+        return
+    if not cacheable:
+        raise Refused("this host's KVM does not map EGM cacheable, and no guest boots from Device "
+                      "memory: nvgrace-gpu check, kvm.cacheable_pfnmap, has the remedy")
+
+
 def region_of(host, gpu):
     try:
         region = egm_of(gpu)

@@ -76,6 +76,7 @@ class Guest:
         self.iommufd = not options.container and self.can_iommufd()
         if options.egm:
             egm.refuse_iommufd(self)
+            egm.refuse_device_memory(host)
         self.window = mmio_window([list(b.values()) for b in self.bars.values()])
         self.home = {gpu: self.home_node(gpu) for gpu in gpus}
         host_nodes = self.nodes_of_sockets = self.host_nodes()
