@@ -350,6 +350,24 @@ class Guests(Line):
             self.pages(pages)
             self.assertEqual(self.memory(), [base + align])
 
+    def test_base_is_not_at_a_block(self):
+        self.machine.add_gpu(A)
+        argv = "qemu-args", "--egm", "--container", "--firmware=none"
+        text = "/dev/egm4 begins at 0x90000000, which is not a multiple of %s: the host and KVM map"
+        for pages, said in ((64, "512 MiB"), (4, None)):
+            self.pages(pages)
+            for base in (0x80000000, 0x90000000):
+                self.machine.add_egm([A], base=base)
+                status, _, err = self.tool(*argv)
+                self.assertEqual(status, 0)
+                if said and base == 0x90000000:
+                    self.assertIn(text % said, err)
+                else:
+                    self.assertEqual(err, "")
+        self.pages(64)
+        self.machine.drop("/sys/firmware/acpi/tables")
+        self.assertEqual(self.tool(*argv)[::2], (0, ""))
+
     def test_part(self):
         self.machine.add_gpu(A)
         self.machine.add_egm([A])

@@ -62,6 +62,18 @@ def check_free(host, region):
         note("%s is %s: QEMU waits at its start until all of it is zeroes" % (region, state))
 
 
+def warn_of_base(host, gpu, region):
+    """Blocks fit where the addresses in the guest, in QEMU and on the host are congruent. The first
+    two are multiples of a block."""
+    try:
+        base, block = gpu.firmware_egm().get("base-pa"), host.block_size
+    except (Unknown, OSError):
+        return    # only root reads ACPI tables
+    if isinstance(base, int) and base % block:
+        note("%s begins at 0x%x, which is not a multiple of %s: the host and KVM map it page by "
+             "page" % (region, base, human(block)))
+
+
 def regions(host, guest, host_nodes):
     """The region of each socket of the guest."""
     found = []
@@ -77,6 +89,7 @@ def regions(host, guest, host_nodes):
             raise Refused("GPUs of two NUMA nodes name one EGM region, %s: pass GPUs of one node" %
                           region)
         check_free(host, region)
+        warn_of_base(host, gpus[0], region)
         found.append(region)
     return found
 
