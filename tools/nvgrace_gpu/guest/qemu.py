@@ -6,7 +6,11 @@ import re
 from ..host import Unknown
 from ..sizes import qemu_size
 
-DEFAULT_WINDOW, DEFAULT_ALIGN = 512 << 30, 2 << 20
+DEFAULT_WINDOW = 512 << 30
+
+# QEMU aligns the memory of a file by the page size, so that no block fits. This is a multiple of
+# each kernel's block, and with pages of 4 KiB one entry can map so much.
+EGM_ALIGN = 1 << 30
 # RHEL has QEMU by the second name only, in a directory that no PATH has.
 PROGRAMS = ("qemu-system-aarch64", "qemu-kvm")
 
@@ -100,11 +104,9 @@ def backend(guest, cell, name):
         return option("memory-backend-ram", {
             "id": name, "size": size, "host-nodes": cell.host_nodes,
             "policy": cell.host_nodes and "bind"})
-    # QEMU aligns memory to 2 MiB by itself, with which a block of larger pages never fits.
-    block = guest.host.block_size
     return option("memory-backend-file", {
         "id": name, "mem-path": cell.egm, "share": "on", "prealloc": "off", "size": size,
-        "align": qemu_size(block) if block > DEFAULT_ALIGN else None})
+        "align": qemu_size(EGM_ALIGN)})
 
 
 def initiators(port, device):
