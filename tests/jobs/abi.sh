@@ -5,7 +5,7 @@
 # unless EVERY=1.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| abi | 6.12 6.12-16k newest 6.12-patched | |
+#| abi | 6.12 6.12-16k newest | 6.12-patched |
 #| | | | --gpu=bus0:0x70000000000:1536M
 #| | | | --gpu=port:0x71000000000:2560M-page
 #| | | | --gpu=blackwell,dvsec=0:0x72000000000:94.5G

@@ -4,7 +4,7 @@
 # list of retired blocks is after the region.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| egm | newest 6.12-patched | newest-debug | --egm=0x60000000000:2G --kernel-args=kmemleak=on
+#| egm | newest | 6.12-patched newest-debug | --egm=0x60000000000:2G --kernel-args=kmemleak=on
 #| | | | --gpu=port,egm=0x60000000000/0x7fe00000/4/0x6007fe00000:0x70000000000:1536M
 # shellcheck disable=SC1091
 . /lib.sh

@@ -446,6 +446,7 @@ tool_all_or_none_refuses_first() {
 
 user=
 A=$(bdf_of GP00) B=$(bdf_of GP01) C=$(bdf_of GP02) D=$(bdf_of GP03)
+unpack_tool
 take_log > /dev/null
 ok load load_nvidia
 ok make_nodes make_nodes

@@ -31,6 +31,7 @@ usemem_of() {
 	echo $((bytes))
 }
 
+unpack_tool
 take_log > /dev/null
 ok load.usemem_bar_4 insmod /modules/nvgrace_gpu.ko usemem_bar=4
 bind_gpus usemem_bar_4

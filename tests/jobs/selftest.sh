@@ -5,11 +5,11 @@
 # what the CPU does not have.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| selftest | 6.12-patched newest | newest-debug 6.12-64k-patched | --env=VERDICT=wb
+#| selftest | newest | 6.12-patched newest-debug 6.12-64k-patched | --env=VERDICT=wb
 #| | | | --gpu=hopper:0x70000000000:4608M --gpu=blackwell:0x71000000000:4G
 #| selftest-device | 6.12 | 6.12-debug 6.12-16k 6.12-64k | --env=VERDICT=device
 #| | | | --gpu=hopper:0x70000000000:4608M --gpu=blackwell:0x71000000000:4G
-#| selftest-no-fwb | 6.12-patched newest | | --cpu=neoverse-n1 --env=VERDICT=refused
+#| selftest-no-fwb | newest | 6.12-patched | --cpu=neoverse-n1 --env=VERDICT=refused
 #| | | | --gpu=hopper:0x70000000000:4608M --gpu=blackwell:0x71000000000:4G
 #| | | | --env=LACKS='FEAT_S2FWB.and.CTR_EL0\.DIC'
 # shellcheck disable=SC1091

@@ -13,15 +13,15 @@
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
 #| stage2 | newest | newest-debug | --env=PFNMAP=map
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
-#| unpatched | 6.12 | 6.12-debug | --env=PFNMAP=device
+#| unpatched | | 6.12 6.12-debug | --env=PFNMAP=device
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
-#| nvhe | 6.12-patched | newest | --kernel-args=kvm-arm.mode=nvhe --env=MODE=Hyp
+#| nvhe | | 6.12-patched newest | --kernel-args=kvm-arm.mode=nvhe --env=MODE=Hyp
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000 --env=PFNMAP=map
 #| no-fwb | 6.12-patched | | --cpu=neoverse-n1 --env=PFNMAP=refuse --env=FWB=no
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
-#| no-dic | 6.12-patched | | --cpu=cortex-a710 --env=PFNMAP=refuse --env=FWB=yes
+#| no-dic | | 6.12-patched | --cpu=cortex-a710 --env=PFNMAP=refuse --env=FWB=yes
 #| | | | --gpu=port:0x2000000000:4608M --env=BASE=0x2000000000
-#| mte | 6.12-patched | | --cpu=max --machine=mte=on --env=PFNMAP=mte
+#| mte | | 6.12-patched | --cpu=max --machine=mte=on --env=PFNMAP=mte
 #| | | | --gpu=port:0:0:0x70000000000:0x120000000 --env=BASE=0x70000000000
 # shellcheck disable=SC1091
 . /lib.sh
@@ -50,7 +50,11 @@ in_guest() {
 # must_break PROBE: the guest takes an abort, or its vCPU stops. A kernel that onlines such
 # memory may also go round in aborts of its own, silent or not, and is stopped after a while.
 must_break() {
-	export GUEST_TIMEOUT=60 GUEST_AT_MOST=120
+	if [ "$1" = online ]; then
+		export GUEST_TIMEOUT=120 GUEST_AT_MOST=300
+	else
+		export GUEST_TIMEOUT=600 GUEST_AT_MOST=1200
+	fi
 	! in_guest "$1" > /tmp/broken || { cat /tmp/broken; return 1; }
 	broken='alignment fault|Unhandled fault|external abort|Bad address|Bus error'
 	[ "$1" != online ] || broken="$broken|the guest hung"

@@ -303,6 +303,8 @@ mkdir -p "/lib/modules/$release/updates"
 cp /modules/*.ko "/lib/modules/$release/updates/"
 ok depmod /usr/sbin/depmod
 
+ok one_file tool --help
+unpack_tool
 ok check.as_user check_as_user
 ok module_is_loaded_by_bind tool bind "$A"
 ok list.bound sh -c "python3 /bin/nvgrace-gpu list | grep -A1 '^$A.*driver nvgrace_gpu'"

@@ -104,6 +104,13 @@ bind_gpu() {
 	echo "$1" > "/sys/bus/pci/drivers/$2/bind"
 }
 
+# unpack_tool: the tool's one file becomes a directory, which Python compiles once.
+unpack_tool() {
+	mv /bin/nvgrace-gpu /tmp/tool.zip
+	python3 -m zipfile -e /tmp/tool.zip /bin/nvgrace-gpu
+	rm /tmp/tool.zip
+}
+
 # soon COMMAND...: try until it succeeds, for two minutes.
 soon() {
 	for _ in $(seq 600); do
@@ -373,11 +380,17 @@ run_guest() {
 	since=$(date +%s)
 	end=$((since + ${GUEST_AT_MOST:-3600}))
 	qemu=$! hung='' last='' limit=${GUEST_TIMEOUT:-600}
+	alive=$since
 	# QEMU keeps a guest whose vCPU cannot go on, for a debugger to look at.
 	while kill -0 $qemu 2> /dev/null; do
 		now=$(stat -c %s "$guest_dir/guest.log" "$guest_dir/guest.verdict" 2> /dev/null)
 		[ "$now" = "$last" ] || since=$(date +%s)
 		last=$now
+		# A guest that goes on is progress, which the rig waits for.
+		if [ "$since" -ge $((alive + 60)) ]; then
+			alive=$since
+			echo 'the guest goes on' > /dev/console
+		fi
 		if [ $(($(date +%s) - since)) -ge "$limit" ]; then
 			hung="it printed nothing for $limit s"
 		elif [ "$(date +%s)" -ge $end ]; then

@@ -393,7 +393,7 @@ TEST_F_TIMEOUT(memory, gpu_cannot_be_reset, 180)
 }
 
 /* Writes to a GPU that is off the bus are dropped. */
-TEST_F_TIMEOUT(memory, gone_during_scrub, 180)
+TEST_F_TIMEOUT(memory, gone_during_scrub, 600)
 {
 	pid_t opener;
 
