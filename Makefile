@@ -17,9 +17,13 @@ SIZE_gb300 = 278G
 SIZE_gb200-nvl4 = 3G
 GPU_SIZE ?= $(SIZE_$(GPU))
 KIND = $(or $(KIND_$(GPU)),$(error GPU=$(GPU): it is gh200, gb200, gb300 or gb200-nvl4))
+# With EGM=1 the host has EGM, which is the guest's RAM then.
+EGM_OPTION = $(if $(EGM),$(comma)egm=0x60000000000/0x40000000/4/-)
+comma = ,
 HOST = $(if $(KSRC),,--kernel=$(KERNEL)) --module-args='$(MODULE_ARGS)' \
+	$(if $(EGM),--egm=0x60000000000:1G --env=EGM=egm4) \
 	$(if $(filter gb200-nvl4,$(GPU)),--host=$(GPU):$(GPU_SIZE), \
-	--gpu=$(KIND):0x70000000000:$(GPU_SIZE))
+	--gpu=$(KIND)$(EGM_OPTION):0x70000000000:$(GPU_SIZE))
 
 module:
 	@grep -qs '^CONFIG_VFIO_PCI_CORE=' $(KDIR)/include/config/auto.conf || \
@@ -202,7 +206,7 @@ help:
 	@echo '  PAGES=4k, 16k or 64k, and LSMOD=FILE, which lsmod wrote: only these modules;'
 	@echo '                                  for deb-kernel'
 	@echo '  DROPIN=1           name them nvgrace_gpu_vfio_pci, and show usemem at BAR4'
-	@echo '  GPU=gh200, gb200, gb300 or gb200-nvl4, GPU_SIZE=94.5G,'
+	@echo '  GPU=gh200, gb200, gb300 or gb200-nvl4, GPU_SIZE=94.5G, EGM=1,'
 	@echo '  MODULE_ARGS=usemem_bar=4, and KERNEL=newest (default), 6.12, 6.12-16k, ... or'
 	@echo '  KSRC= (a kernel source tree of your own): for demo and shell'
 	@echo "  PARTS='abi life' KERNELS='6.12 newest' ARGS='-t mmap_bounds' FAILED=1 WORKERS=3"

@@ -51,6 +51,11 @@ END
 	REGIONS="$REGIONS 2:$size:$size"
 fi
 export BDF REGIONS OTHER
+if [ -n "${EGM:-}" ]; then
+	[ -c "/dev/$EGM" ] || fail "there is no /dev/$EGM"
+	size=$(gib $(($(cat "/sys/class/egm/$EGM/egm_size"))))
+	more "/dev/$EGM = $size GiB of the socket's DRAM, set apart: $(cat "/sys/class/egm/$EGM/state")"
+fi
 
 # QEMU has 512 GiB of address space for large BARs by default.
 total=0 window=512
@@ -58,8 +63,12 @@ for r in $REGIONS; do total=$((total + ${r##*:})); done
 while [ $((window << 30)) -lt $total ]; do window=$((window * 2)); done
 export GUEST_MACHINE=",highmem-mmio-size=${window}G"
 
-over=iommufd wait=
-if ! has_iommufd; then
+over=iommufd wait= ram=
+[ -z "${EGM:-}" ] || {
+	GUEST_MACHINE=$GUEST_MACHINE,memory-backend=egm
+	ram="-object memory-backend-file,id=egm,mem-path=/dev/$EGM,share=on,size=512M,align=1G"
+}
+if [ -n "$ram" ] || ! has_iommufd; then
 	over=container
 	has DMA_BY_BLOCK ||
 		wait="this kernel's container pins usemem page by page, which takes a minute"
@@ -83,8 +92,11 @@ append=$(guest_append "TEST=$tests OTHER=$OTHER PROBES=$probes")
 	until grep -qs '^# job exit' /tmp/guest.verdict; do sleep 0.2; done
 	now > /tmp/verdict.at
 } &
-# shellcheck disable=SC2046
-guest /guest.cpio -append "$append" $(vfio_args "$BDF") > /tmp/guest.ktap ||
+# iommufd does not take a guest's RAM in EGM.
+device_args=$(vfio_args "$BDF")
+[ -z "$ram" ] || device_args="-device vfio-pci,host=$BDF"
+# shellcheck disable=SC2086
+guest /guest.cpio -append "$append" $device_args $ram > /tmp/guest.ktap ||
 	{ cat /tmp/guest.ktap; fail "the guest failed"; }
 took guest "$version: the guest sees"
 more "$(awk -v start="$start" -v verdict="$(cat /tmp/verdict.at)" -v end="$(now)" '
@@ -100,6 +112,7 @@ sed -n 's/^# \([a-zA-Z0-9]*\): \(.*places.*\)/\1: pattern written and verified a
 	/tmp/guest.ktap | while IFS= read -r line; do more "$line"; done
 grep '^ok.*all ones' /tmp/guest.ktap | sed 's/^ok [0-9]* //' |
 	while IFS= read -r line; do more "$line"; done
+[ -z "$ram" ] || more "its RAM: 512 MiB of /dev/$EGM, which is $(cat "/sys/class/egm/$EGM/state")"
 more "${device:-usemem: Normal Write-Back: unaligned access, dc zva and atomics work}"
 
 start=$(now)
