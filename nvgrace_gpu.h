@@ -343,9 +343,9 @@ void nvgrace_gpu_notify(struct work_struct *work);
 int nvgrace_gpu_split(const struct nvgrace_gpu_range *range, bool carve_out,
 		      unsigned int usemem_bar,
 		      struct nvgrace_gpu_region *regions);
-int nvgrace_gpu_claim(struct device *dev, const char *property,
-		      const struct nvgrace_gpu_region *region, bool is_dram);
-void nvgrace_gpu_unclaim(const struct nvgrace_gpu_region *region);
+int nvgrace_gpu_check_claim(struct device *dev, const char *property,
+			    const struct nvgrace_gpu_region *region,
+			    const struct resource *claim, bool is_dram);
 int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_log_regions(const struct nvgrace_gpu_device *nvdev);
 struct nvgrace_gpu_region *

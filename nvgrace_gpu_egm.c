@@ -290,12 +290,31 @@ static long egm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	return ret;
 }
 
+/* Request memory. A failure is logged. */
+static int claim_memory(struct device *dev, const char *property,
+			const struct nvgrace_gpu_region *region)
+{
+	const struct resource *claim;
+	int ret;
+
+	claim = request_mem_region(region->base, region->backed, KBUILD_MODNAME);
+	ret = nvgrace_gpu_check_claim(dev, property, region, claim, true);
+	if (ret && claim)
+		release_mem_region(region->base, region->backed);
+	return ret;
+}
+
+static void release_memory(const struct nvgrace_gpu_region *region)
+{
+	release_mem_region(region->base, region->backed);
+}
+
 static void destroy_egm(struct nvgrace_gpu_egm *egm)
 {
 	if (device_is_registered(&egm->dev))
 		cdev_device_del(&egm->cdev, &egm->dev);
 	nvgrace_gpu_zeroing_stop(&egm->zeroing);
-	nvgrace_gpu_unclaim(&egm->region);
+	release_memory(&egm->region);
 	list_del(&egm->list);
 	put_device(&egm->dev);
 }
@@ -455,7 +474,7 @@ static int read_list(struct nvgrace_gpu_egm *egm, struct device *dev, u64 list, 
 			      IORES_DESC_NONE) != REGION_DISJOINT)
 		return dev_err_probe(dev, -EBUSY, "%s: 0x%llx lies in System RAM\n",
 				     NVGRACE_GPU_PROP_EGM_RETIRED, list);
-	ret = nvgrace_gpu_claim(dev, NVGRACE_GPU_PROP_EGM_RETIRED, &region, true);
+	ret = claim_memory(dev, NVGRACE_GPU_PROP_EGM_RETIRED, &region);
 	if (ret)
 		return ret;
 
@@ -467,7 +486,7 @@ static int read_list(struct nvgrace_gpu_egm *egm, struct device *dev, u64 list, 
 			ret = retire_block(egm, le64_to_cpu(words[i]));
 		memunmap((void *)words);
 	}
-	nvgrace_gpu_unclaim(&region);
+	release_memory(&region);
 	return ret;
 }
 
@@ -530,7 +549,7 @@ static struct nvgrace_gpu_egm *create_egm(struct device *dev,
 		goto out_put;
 	minor = ret;
 	egm->dev.devt = MKDEV(MAJOR(egm_devt), MINOR(egm_devt) + minor);
-	ret = nvgrace_gpu_claim(dev, NVGRACE_GPU_PROP_EGM_BASE, &egm->region, true);
+	ret = claim_memory(dev, NVGRACE_GPU_PROP_EGM_BASE, &egm->region);
 	if (ret)
 		goto out_put;
 

@@ -118,68 +118,50 @@ static bool belongs_to_another(const struct resource *claim, bool is_dram)
 }
 
 /**
- * nvgrace_gpu_claim() - request memory that firmware names, so that no other driver uses it
- * @dev: the device that firmware names it for
+ * nvgrace_gpu_check_claim() - may the driver have memory that it requested?
+ * @dev: the device that firmware names the memory for
  * @property: by which firmware does that
  * @region: the memory
+ * @claim: what the request returned
  * @is_dram: is it a part of the host's DRAM, which firmware may have told the kernel not to use?
  *
- * If it fails, that is logged.
+ * If the driver may not, that is logged; the caller ends the claim.
  *
  * Context: Process context, may sleep.
- * Return: 0, and then nvgrace_gpu_unclaim() undoes it; -EBUSY if a part of the memory is claimed
- * already, or belongs to something else.
+ * Return: 0; -EBUSY if a part of the memory is claimed already, or belongs to something else.
  */
-int nvgrace_gpu_claim(struct device *dev, const char *property,
-		      const struct nvgrace_gpu_region *region, bool is_dram)
+int nvgrace_gpu_check_claim(struct device *dev, const char *property,
+			    const struct nvgrace_gpu_region *region,
+			    const struct resource *claim, bool is_dram)
 {
 	const u64 base = region->base, last = base + region->backed - 1;
-	const struct resource *claim;
 
-	claim = request_mem_region(base, region->backed, KBUILD_MODNAME);
 	if (!claim)
 		return dev_err_probe(dev, -EBUSY,
 				     "%s: %s [mem %#llx-%#llx] is in use, see /proc/iomem\n",
 				     property, region->name, base, last);
-	if (belongs_to_another(claim, is_dram)) {
-		dev_err_probe(dev, -EBUSY,
-			      "%s: %s [mem %#llx-%#llx] lies in %s, see /proc/iomem\n",
-			      property, region->name, base, last, claim->parent->name ?: "?");
-		nvgrace_gpu_unclaim(region);
-		return -EBUSY;
-	}
+	if (belongs_to_another(claim, is_dram))
+		return dev_err_probe(dev, -EBUSY,
+				     "%s: %s [mem %#llx-%#llx] lies in %s, see /proc/iomem\n",
+				     property, region->name, base, last,
+				     claim->parent->name ?: "?");
 	return 0;
 }
 
 /**
- * nvgrace_gpu_unclaim() - undo nvgrace_gpu_claim()
- * @region: the memory
- *
- * Context: Process context, may sleep.
- */
-void nvgrace_gpu_unclaim(const struct nvgrace_gpu_region *region)
-{
-	release_mem_region(region->base, region->backed);
-}
-
-static void unclaim_region(void *region)
-{
-	nvgrace_gpu_unclaim(region);
-}
-
-/**
- * nvgrace_gpu_claim_regions() - claim the regions of a GPU
+ * nvgrace_gpu_claim_regions() - request the memory, so that no other driver uses it
  * @nvdev: the device, which is being bound
  *
- * The claims end when the device is unbound. This also makes room for the windows.
+ * The claim ends when the device is unbound. If it fails, that is logged. This also makes
+ * room for the windows.
  *
  * Context: Process context, may sleep.
- * Return: 0; -ENOMEM; or as nvgrace_gpu_claim().
+ * Return: 0; -ENOMEM; or as nvgrace_gpu_check_claim().
  */
 int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
 {
 	struct device *dev = &nvdev->core.pdev->dev;
-	struct nvgrace_gpu_region *end = nvdev->regions + nvdev->nr_regions;
+	const struct nvgrace_gpu_region *end = nvdev->regions + nvdev->nr_regions;
 	struct nvgrace_gpu_region *region;
 	int ret;
 
@@ -189,9 +171,10 @@ int nvgrace_gpu_claim_regions(struct nvgrace_gpu_device *nvdev)
 		if (!region->windows)
 			return -ENOMEM;
 
-		ret = nvgrace_gpu_claim(dev, NVGRACE_GPU_PROP_BASE, region, false);
-		if (!ret)
-			ret = devm_add_action_or_reset(dev, unclaim_region, region);
+		ret = nvgrace_gpu_check_claim(dev, NVGRACE_GPU_PROP_BASE, region,
+					      devm_request_mem_region(dev, region->base,
+								      region->backed,
+								      KBUILD_MODNAME), false);
 		if (ret)
 			return ret;
 	}
