@@ -26,7 +26,7 @@
 #include "nvgrace_gpu.h"
 #include "nvgrace_gpu_egm.h"
 
-/* What firmware retires at a time: the page size of its RAS code, whatever the kernel's is. */
+/* Firmware retires so much at a time, whatever the size of the kernel's pages is. */
 #define RETIRED_BLOCK	((u64)SZ_64K)
 
 /* The list has room for so many, after their count. NVIDIA's firmware defines both. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
- * What user space asks of /dev/egm<pxm>
+ * ioctl of /dev/egm<pxm>
  */
 #ifndef NVGRACE_GPU_EGM_H
 #define NVGRACE_GPU_EGM_H

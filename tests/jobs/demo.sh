@@ -63,7 +63,7 @@ for r in $REGIONS; do total=$((total + ${r##*:})); done
 while [ $((window << 30)) -lt $total ]; do window=$((window * 2)); done
 export GUEST_MACHINE=",highmem-mmio-size=${window}G"
 
-over=iommufd wait= ram=
+over=iommufd wait='' ram=''
 [ -z "${EGM:-}" ] || {
 	GUEST_MACHINE=$GUEST_MACHINE,memory-backend=egm
 	ram="-object memory-backend-file,id=egm,mem-path=/dev/$EGM,share=on,size=512M,align=1G"

@@ -42,8 +42,8 @@ firmware() {
 
 # A region lives while one of its GPUs is bound, in any order.
 shared_region() {
-	first=$(bdf_of "$list_is_absent")
-	second=$(bdf_of "$list_at_0_of_a_second_gpu")
+	first=$(bdf_of "$1")
+	second=$(bdf_of "$2")
 	egm=/sys/class/egm/egm4
 	[ "$(cat $egm/gpu_devices)" = "$first
 $second" ] && [ -e "$egm/$first" ] && [ -e "$egm/$second" ] || return 1
@@ -92,7 +92,7 @@ while IFS='|' read -r name _ _ _ _ _ text; do
 done < /firmware
 
 # shellcheck disable=SC2154
-ok shared_region shared_region
+ok shared_region shared_region "$list_is_absent" "$list_at_0_of_a_second_gpu"
 ok bind_at_once bind_at_once
 ok unload rmmod nvgrace_gpu
 ok nothing_is_claimed_any_more test "$(claims)" = 0

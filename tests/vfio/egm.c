@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a VMM has of /dev/egm<pxm>: who may map it, what the memory holds then, and what happens
- * to it when processes, GPUs and the driver go.
+ * A VMM maps /dev/egm<pxm>: the owner alone may, the memory holds zeroes at first, and it outlives
+ * processes, GPUs and the driver as it has to.
  */
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -96,21 +96,27 @@ FIXTURE_TEARDOWN(egm)
 	close(self->fd);
 }
 
-static void write_pattern(const FIXTURE_DATA(egm) * self, uint8_t *p, unsigned int seed)
+static void write_pattern(uint64_t size, uint8_t *p, unsigned int seed)
 {
+	volatile uint64_t *word;
 	uint64_t off;
 
-	for_each_stride(off, self->size, MIB(1) + 8)
-		*(volatile uint64_t *)(p + off) = pattern(seed, off);
+	for_each_stride(off, size, MIB(1) + 8) {
+		word = (void *)(p + off);
+		*word = pattern(seed, off);
+	}
 }
 
-static int wrong_words(const FIXTURE_DATA(egm) * self, uint8_t *p, int seed)
+static int wrong_words(uint64_t size, uint8_t *p, int seed)
 {
+	volatile uint64_t *word;
 	uint64_t off;
 	int wrong = 0;
 
-	for_each_stride(off, self->size, MIB(1) + 8)
-		wrong += *(volatile uint64_t *)(p + off) != (seed < 0 ? 0 : pattern(seed, off));
+	for_each_stride(off, size, MIB(1) + 8) {
+		word = (void *)(p + off);
+		wrong += *word != (seed < 0 ? 0 : pattern(seed, off));
+	}
 	return wrong;
 }
 
@@ -182,7 +188,7 @@ static int open_and_map(void *arg)
 	return map_once(&fd);
 }
 
-/* The file is the owner, whoever has it: a VMM that execs itself, or its child. */
+/* The file is the owner, also in a VMM that execs itself, and in its child. */
 TEST_F(egm, first_mmap_owns)
 {
 	int other = open_node(O_RDWR), copy = dup(self->fd);
@@ -211,27 +217,27 @@ TEST_F(egm, owner_keeps_contents)
 	uint8_t *p = map(self->fd, 0, self->size);
 
 	ASSERT_NE(MAP_FAILED, p);
-	write_pattern(self, p, 1);
+	write_pattern(self->size, p, 1);
 	munmap(p, self->size);
 	p = map(self->fd, 0, self->size);
 	ASSERT_NE(MAP_FAILED, p);
-	EXPECT_EQ(0, wrong_words(self, p, 1));
+	EXPECT_EQ(0, wrong_words(self->size, p, 1));
 }
 
 static int own_and_die(void *arg)
 {
-	const FIXTURE_DATA(egm) *self = arg;
+	const uint64_t size = *(uint64_t *)arg;
 	int fd = open_node(O_RDWR);
-	uint8_t *p = map(fd, 0, self->size);
+	uint8_t *p = map(fd, 0, size);
 
 	if (p == MAP_FAILED)
 		return errno;
-	write_pattern(self, p, 2);
+	write_pattern(size, p, 2);
 	raise(SIGKILL);
 	return 0;
 }
 
-/* The next owner finds zeroes, whenever it comes. */
+/* The next owner finds zeroes, at once and later. */
 TEST_F_TIMEOUT(egm, next_owner_finds_zeroes, 300)
 {
 	int round;
@@ -239,12 +245,12 @@ TEST_F_TIMEOUT(egm, next_owner_finds_zeroes, 300)
 	for (round = 0; round < 4; round++) {
 		uint8_t *p;
 
-		ASSERT_EQ(-SIGKILL, end_of_child(start_child(own_and_die, self)));
+		ASSERT_EQ(-SIGKILL, end_of_child(start_child(own_and_die, &self->size)));
 		if (round % 2)
 			ASSERT_TRUE(wait_until(egm_is("zeroed"), 60000));
 		p = map(self->fd, 0, self->size);
 		ASSERT_NE(MAP_FAILED, p);
-		EXPECT_EQ(0, wrong_words(self, p, -1));
+		EXPECT_EQ(0, wrong_words(self->size, p, -1));
 		munmap(p, self->size);
 		close(self->fd);
 		self->fd = open_node(O_RDWR);
@@ -257,7 +263,7 @@ TEST_F_TIMEOUT(egm, killed_while_waiting, 300)
 	uint8_t *p;
 	int i;
 
-	ASSERT_EQ(-SIGKILL, end_of_child(start_child(own_and_die, self)));
+	ASSERT_EQ(-SIGKILL, end_of_child(start_child(own_and_die, &self->size)));
 	for (i = 0; i < 3; i++) {
 		pid_t pid = start_child(open_and_map, NULL);
 
@@ -266,7 +272,7 @@ TEST_F_TIMEOUT(egm, killed_while_waiting, 300)
 	}
 	p = map(self->fd, 0, self->size);
 	ASSERT_NE(MAP_FAILED, p);
-	EXPECT_EQ(0, wrong_words(self, p, -1));
+	EXPECT_EQ(0, wrong_words(self->size, p, -1));
 }
 
 /* Exactly one of many that map at once gets the memory. */
@@ -426,10 +432,10 @@ TEST_F(egm, unbind_while_mapped)
 	int other;
 
 	ASSERT_NE(MAP_FAILED, p);
-	write_pattern(self, p, 3);
+	write_pattern(self->size, p, 3);
 	device_path(path, sizeof(path), "driver/unbind");
 	ASSERT_EQ(0, write_file(path, getenv("BDF")));
-	EXPECT_EQ(0, wrong_words(self, p, 3));
+	EXPECT_EQ(0, wrong_words(self->size, p, 3));
 	egm_says("gpu_devices", line, sizeof(line));
 	EXPECT_STREQ("", line);
 	EXPECT_TRUE(egm_is("in use"));
@@ -445,7 +451,7 @@ TEST_F(egm, unbind_while_mapped)
 	egm_says("gpu_devices", line, sizeof(line));
 	EXPECT_STREQ(getenv("BDF"), line);
 	EXPECT_EQ(before, claims());
-	EXPECT_EQ(0, wrong_words(self, p, 3));
+	EXPECT_EQ(0, wrong_words(self->size, p, 3));
 
 	ASSERT_EQ(0, write_file(path, getenv("BDF")));
 	munmap(p, self->size);
@@ -457,7 +463,7 @@ TEST_F(egm, unbind_while_mapped)
 	self->fd = open_node(O_RDWR);
 	p = map(self->fd, 0, self->size);
 	ASSERT_NE(MAP_FAILED, p);
-	EXPECT_EQ(0, wrong_words(self, p, -1));
+	EXPECT_EQ(0, wrong_words(self->size, p, -1));
 }
 
 TEST_PROGRAM_MAIN(program)
