@@ -8,6 +8,7 @@
 #| topology-gh200x2 | | newest | --host=gh200x2
 #| topology-gb200 | | newest | --host=gb200
 #| topology-nvl4 | | newest | --host=gb200-nvl4
+#| topology-egm | | newest | --host=gb200-nvl4-egm
 #| topology-vera | | newest | --host=vera
 #| topology-no-c2c | | newest | --host=gh200-no-c2c
 # shellcheck disable=SC1091

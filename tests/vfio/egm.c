@@ -314,6 +314,74 @@ TEST_F_TIMEOUT(egm, race_for_the_first_mmap, 300)
 	}
 }
 
+/*
+ * An owner at random: it finds zeroes, has the memory for itself for a while, and goes by exit, by
+ * a signal, or by unmapping and closing.
+ */
+static int be_owner_at_random(void *arg)
+{
+	const uint64_t size = *(uint64_t *)arg;
+	unsigned int seed = getpid(), round;
+
+	for (round = 0; round < 30; round++) {
+		uint64_t at = rand_r(&seed) % (size / PAGE) * PAGE;
+		uint64_t value = ((uint64_t)getpid() << 32) + round;
+		volatile uint64_t *first, *word;
+		int fd = open_node(O_RDWR);
+		uint8_t *p = map(fd, 0, size);
+
+		if (p == MAP_FAILED) {
+			if (errno != EBUSY)
+				return errno;
+			close(fd);
+			usleep(rand_r(&seed) % 5000);
+			continue;
+		}
+		first = (void *)p;
+		word = (void *)(p + at);
+		if (*first || *word)
+			return EUCLEAN;
+		*first = value;
+		*word = value;
+		usleep(rand_r(&seed) % 2000);
+		if (*first != value || *word != value)
+			return ESTALE;
+		switch (rand_r(&seed) % 4) {
+		case 0:
+			raise(SIGKILL);
+			break;
+		case 1:
+			return 0;
+		case 2:
+			close(fd);
+			munmap(p, size);
+			break;
+		default:
+			munmap(p, size);
+			close(fd);
+		}
+	}
+	return 0;
+}
+
+TEST_F_TIMEOUT(egm, owners_at_random, 600)
+{
+	pid_t pids[6];
+	unsigned int i, started = 0;
+
+	for (i = 0; i < ARRAY_SIZE(pids); i++)
+		pids[i] = start_child(be_owner_at_random, &self->size);
+	for (i = 0; started < 24; i = (i + 1) % ARRAY_SIZE(pids)) {
+		int result = end_of_child(pids[i]);
+
+		EXPECT_TRUE(!result || result == -SIGKILL) TH_LOG("result %d", result);
+		pids[i] = start_child(be_owner_at_random, &self->size);
+		started++;
+	}
+	for (i = 0; i < ARRAY_SIZE(pids); i++)
+		EXPECT_NE(-ECHILD, end_of_child(pids[i]));
+}
+
 /* One entry maps a block, and a fault where none fits maps a page table. */
 TEST_F(egm, blocks)
 {
