@@ -60,5 +60,15 @@ if [ "${COUNT:-}" != instructions ]; then
 			rows_of "zeroes_$round.$driver" GP02 $driver zeroes
 		done
 	done
+	# EGM: zeroes by the driver, and by the owner, in place of the kernel's driver.
+	BDF=$(bdf_of GP02)
+	ok egm.bind bind_gpu "$BDF" nvgrace_gpu
+	for round in $(seq "${ROUNDS:-3}"); do
+		ok "egm_$round.driver" bench egm
+		sed -n 's/^row /# row GP02 nvgrace_gpu /p' /tmp/ok.log
+		ok "egm_$round.owner" bench egm-memset
+		sed -n 's/^row /# row GP02 nvgrace_gpu_vfio_pci /p' /tmp/ok.log
+	done
+	unbind_gpu "$BDF"
 fi
 finish

@@ -54,7 +54,8 @@ export BDF REGIONS OTHER
 if [ -n "${EGM:-}" ]; then
 	[ -c "/dev/$EGM" ] || fail "there is no /dev/$EGM"
 	size=$(gib $(($(cat "/sys/class/egm/$EGM/egm_size"))))
-	more "/dev/$EGM = $size GiB of the socket's DRAM, set apart: $(cat "/sys/class/egm/$EGM/state")"
+	state=$(cat "/sys/class/egm/$EGM/state")
+	more "/dev/$EGM = $size GiB of the socket's DRAM, set apart: $state"
 fi
 
 # QEMU has 512 GiB of address space for large BARs by default.

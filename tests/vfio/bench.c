@@ -22,7 +22,7 @@ static const struct program program = {
 		VAR_BDF, VAR_REGIONS,
 		{ "COUNT", "what is measured", "instructions, else nanoseconds", true },
 	},
-	.args = "all|growth|profile|zeroes",
+	.args = "all|growth|profile|zeroes|egm|egm-memset",
 };
 
 /* Long enough to see past the clock, short enough for many rounds. */
@@ -612,29 +612,62 @@ static void *write_zeroes(void *arg)
 	return NULL;
 }
 
+/* Write zeroes by a thread on each CPU. */
+static void write_zeroes_by_threads(char *p, uint64_t size)
+{
+	int t, nr = sysconf(_SC_NPROCESSORS_ONLN);
+	struct zeroer z[nr];
+
+	for (t = 0; t < nr; t++) {
+		z[t].p = p + t * (size / nr);
+		z[t].len = size / nr;
+		if (pthread_create(&z[t].thread, NULL, write_zeroes, &z[t]))
+			program_fail("no thread: %s", strerror(errno));
+	}
+	for (t = 0; t < nr; t++)
+		pthread_join(z[t].thread, NULL);
+}
+
+/* EGM: an owner writes zeroes itself, then the driver does for the next one. */
+static void time_egm(bool by_driver)
+{
+	int fd = open("/dev/egm4", O_RDWR | O_CLOEXEC);
+	uint64_t size = lseek(fd, 0, SEEK_END), start;
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	char state[64] = "";
+
+	if (p == MAP_FAILED)
+		program_fail("/dev/egm4 cannot be mapped: %s", strerror(errno));
+	start = now();
+	write_zeroes_by_threads(p, size);
+	if (!by_driver)
+		report("egm.zeroes", now() - start);
+	munmap(p, size);
+	start = now();
+	close(fd);
+	while (strcmp(state, "zeroed")) {
+		usleep(1000);
+		read_line("/sys/class/egm/egm4/state", state, sizeof(state));
+	}
+	if (by_driver)
+		report("egm.zeroes", now() - start);
+}
+
 /* An owner who wants zeroes. With scrub=1 open writes them, else the owner does, on each CPU. */
 static void time_zeroes(void)
 {
 	uint64_t start = now();
-	int i, t, nr;
+	bool zeroed;
+	int i;
 
 	open_device_or_fail();
-	nr = strncmp(driver_says("handover"), "zeroed", 6) ? sysconf(_SC_NPROCESSORS_ONLN) : 0;
-	for (i = 0; nr && i < NR_REGIONS; i++) {
-		uint64_t len = v.regions[i].backed / nr;
+	zeroed = !strncmp(driver_says("handover"), "zeroed", 6);
+	for (i = 0; !zeroed && i < NR_REGIONS; i++) {
 		char *p = map_region(&v, i, NULL, 0, v.regions[i].backed);
-		struct zeroer z[nr];
 
 		if (p == MAP_FAILED)
 			program_fail("region %d cannot be mapped: %s", i, strerror(errno));
-		for (t = 0; t < nr; t++) {
-			z[t].p = p + t * len;
-			z[t].len = len;
-			if (pthread_create(&z[t].thread, NULL, write_zeroes, &z[t]))
-				program_fail("no thread: %s", strerror(errno));
-		}
-		for (t = 0; t < nr; t++)
-			pthread_join(z[t].thread, NULL);
+		write_zeroes_by_threads(p, v.regions[i].backed);
 	}
 	report("open.zeroes", now() - start);
 }
@@ -651,8 +684,12 @@ int main(int argc, char **argv)
 		vfio_close(&v);
 		return 0;
 	}
+	if (!strncmp(rows, "egm", 3)) {
+		time_egm(!strcmp(rows, "egm"));
+		return 0;
+	}
 	if (!all && strcmp(rows, "growth") && strcmp(rows, "profile"))
-		program_skip(&program, "it takes all, growth, profile or zeroes");
+		program_skip(&program, "it takes all, growth, profile, zeroes, egm or egm-memset");
 	if (env_is("COUNT", "instructions") || !strcmp(rows, "profile"))
 		counter = open_counter();
 

@@ -314,6 +314,9 @@ TEST_F_TIMEOUT(egm, race_for_the_first_mmap, 300)
 	}
 }
 
+/* Beside an errno, what an owner may find. */
+enum { NOT_ZERO = 200, NOT_ALONE };
+
 /*
  * An owner at random: it finds zeroes, has the memory for itself for a while, and goes by exit, by
  * a signal, or by unmapping and closing.
@@ -340,12 +343,12 @@ static int be_owner_at_random(void *arg)
 		first = (void *)p;
 		word = (void *)(p + at);
 		if (*first || *word)
-			return EUCLEAN;
+			return NOT_ZERO;
 		*first = value;
 		*word = value;
 		usleep(rand_r(&seed) % 2000);
 		if (*first != value || *word != value)
-			return ESTALE;
+			return NOT_ALONE;
 		switch (rand_r(&seed) % 4) {
 		case 0:
 			raise(SIGKILL);
