@@ -18,9 +18,10 @@
  *				it within memory_lock, and this driver takes it in open and
  *				close, both by trylock only.
  *	egm_lock		The list of EGM regions. Held over the probe's and remove's part in
- *				it, and in open and close of a node.
+ *				it, in open and close of a node, and at the end of a GPU's close.
  *	mmap_lock, VMA lock	mm's; held in faults. Below this line reads and writes of a
  *				region touch the user's memory with page faults off only.
+ *	  own_lock		Of an EGM region: its owner's mmap, which waits for zeroes.
  *	  core.memory_lock	vfio_pci_core's. For write: the resets, moves to D3 and
  *				changes of PCI_COMMAND that VFIO initiates. For read: an
  *				access that finds the gate not ready, from its poll of
@@ -75,7 +76,10 @@
  */
 #define NVGRACE_GPU_WINDOW	((phys_addr_t)(IS_ENABLED(CONFIG_KASAN_VMALLOC) ? SZ_16M : SZ_1G))
 
-/* The C2C link moves 450 GB/s each way, and a CPU writes a fraction of that. */
+/*
+ * The C2C link moves 450 GB/s each way, and a socket's own memory about as much. A CPU writes a
+ * fraction of that.
+ */
 #define NVGRACE_GPU_ZEROING_THREADS	16U
 
 /**
@@ -242,6 +246,7 @@ struct nvgrace_gpu_zeroing_thread {
  * @running: threads that have not ended
  * @next: number of the piece that no thread has taken yet
  * @error: first error of a thread, or -EINTR if the threads are to end
+ * @result: -EINPROGRESS while threads run; then @error, which is 0 if all is written
  * @threads: the threads
  */
 struct nvgrace_gpu_zeroing {
@@ -251,6 +256,7 @@ struct nvgrace_gpu_zeroing {
 	atomic_t running;
 	atomic_long_t next;
 	int error;
+	int result;
 	struct nvgrace_gpu_zeroing_thread threads[NVGRACE_GPU_ZEROING_THREADS];
 };
 
@@ -311,7 +317,7 @@ int nvgrace_gpu_acpi_egm(struct device *dev, struct nvgrace_gpu_egm_info *info);
 int nvgrace_gpu_zeroing_init(struct nvgrace_gpu_zeroing *zeroing);
 void nvgrace_gpu_zeroing_destroy(struct nvgrace_gpu_zeroing *zeroing);
 void nvgrace_gpu_zeroing_start(struct nvgrace_gpu_zeroing *zeroing, int node);
-int nvgrace_gpu_zeroing_wait(struct nvgrace_gpu_zeroing *zeroing);
+int nvgrace_gpu_zeroing_wait(struct nvgrace_gpu_zeroing *zeroing, unsigned int state);
 void nvgrace_gpu_zeroing_stop(struct nvgrace_gpu_zeroing *zeroing);
 
 /* nvgrace_gpu_status.c */
@@ -403,7 +409,8 @@ int nvgrace_gpu_scrub(struct nvgrace_gpu_device *nvdev);
 /* nvgrace_gpu_egm.c */
 void nvgrace_gpu_egm_attach(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_egm_detach(struct nvgrace_gpu_device *nvdev);
-int nvgrace_gpu_egm_init(void);
+void nvgrace_gpu_egm_gpu_closed(struct nvgrace_gpu_device *nvdev);
+void nvgrace_gpu_egm_init(void);
 void nvgrace_gpu_egm_exit(void);
 
 /* nvgrace_gpu_reset.c */

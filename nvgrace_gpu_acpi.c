@@ -176,7 +176,7 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range)
 /**
  * nvgrace_gpu_acpi_egm() - read and check what firmware says of the socket's EGM
  * @dev: the GPU, with its firmware node
- * @info: filled in on success, else undefined
+ * @info: filled in on success, else untouched
  *
  * Every failure but -ENOENT is logged, with the property and what was read.
  *

@@ -8,8 +8,13 @@
  * Then threads write zeroes for the next owner, whose first mmap() waits for what they have
  * not written yet.
  *
- * A reset of a GPU does not change this memory, so neither the gate nor a zap concerns it.
+ * A reset of a GPU does not change this memory, so neither the gate nor a zap concerns it. But
+ * a GPU that is open may still write to it, so the threads begin when the region's GPUs are
+ * closed, and reset, too.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/bitmap.h>
 #include <linux/cdev.h>
 #include <linux/device.h>
 #include <linux/fs.h>
@@ -50,8 +55,12 @@
  * @owner: the file that may map the memory, or NULL; set by cmpxchg
  * @own_lock: serializes the mmaps of @owner
  * @in_use: @owner may have mapped and changed the memory; changed by @owner only
+ * @needs_zeroes: an owner has gone, and @zeroing was not started since; whoever clears this by
+ *	xchg starts it
  * @zeroing: writes zeroes when the node is made, and after each owner
- * @zeroed: bytes that @zeroing has written, for sysfs
+ * @dirty: windows that may hold something else than zeroes, a bit each: a fault sets it, and
+ *	@zeroing clears it
+ * @zeroed: bytes that @zeroing is done with, for sysfs
  * @bad_pages: pages that firmware has retired, and those that mm has notified the driver of, by
  *	pfn; has its own lock
  * @space: the memory as mm's memory failure code knows it, while @in_use
@@ -69,7 +78,9 @@ struct nvgrace_gpu_egm {
 	struct file *owner;
 	struct mutex own_lock;	/* serializes the mmaps of owner */
 	bool in_use;
+	bool needs_zeroes;
 	struct nvgrace_gpu_zeroing zeroing;
+	unsigned long *dirty;
 	atomic64_t zeroed;
 	struct xarray bad_pages;
 	struct pfn_address_space space;
@@ -81,6 +92,12 @@ static DEFINE_MUTEX(egm_lock);
 static LIST_HEAD(egm_regions);
 static DEFINE_IDA(egm_minors);
 static dev_t egm_devt;
+static bool has_class;
+
+static size_t nr_windows(const struct nvgrace_gpu_egm *egm)
+{
+	return DIV_ROUND_UP(egm->region.backed, NVGRACE_GPU_WINDOW);
+}
 
 static int zero_piece(struct nvgrace_gpu_zeroing *zeroing, unsigned long nr)
 {
@@ -88,11 +105,15 @@ static int zero_piece(struct nvgrace_gpu_zeroing *zeroing, unsigned long nr)
 	size_t start, len, done;
 	void *window;
 
-	if (nr >= DIV_ROUND_UP(egm->region.backed, NVGRACE_GPU_WINDOW))
+	if (nr >= nr_windows(egm))
 		return -ENODATA;
 
 	start = nr * NVGRACE_GPU_WINDOW;
 	len = min_t(size_t, NVGRACE_GPU_WINDOW, egm->region.backed - start);
+	if (!test_bit(nr, egm->dirty)) {
+		atomic64_add(len, &egm->zeroed);
+		return 0;
+	}
 	window = nvgrace_gpu_map_window(egm->region.base + start, len, true);
 	if (!window)
 		return -ENOMEM;
@@ -106,6 +127,8 @@ static int zero_piece(struct nvgrace_gpu_zeroing *zeroing, unsigned long nr)
 		cond_resched();
 	}
 	memunmap(window);
+	if (done >= len)
+		clear_bit(nr, egm->dirty);
 	return 0;
 }
 
@@ -113,6 +136,19 @@ static void start_zeroing(struct nvgrace_gpu_egm *egm)
 {
 	atomic64_set(&egm->zeroed, 0);
 	nvgrace_gpu_zeroing_start(&egm->zeroing, dev_to_node(&egm->dev));
+}
+
+/* Whatever the fault maps can be written from now on, by its task and by devices. */
+static void mark_dirty(struct nvgrace_gpu_egm *egm, unsigned long pfn, unsigned int order)
+{
+	const u64 size = max(PAGE_SIZE << order, PMD_SIZE);
+	u64 start = PFN_PHYS(pfn) - egm->region.base;
+	size_t window = (start > size ? start - size : 0) / NVGRACE_GPU_WINDOW;
+
+	for (; window < nr_windows(egm) && window * NVGRACE_GPU_WINDOW < start + size; window++) {
+		if (!test_bit(window, egm->dirty))
+			set_bit(window, egm->dirty);
+	}
 }
 
 static vm_fault_t egm_huge_fault(struct vm_fault *vmf, unsigned int order)
@@ -125,6 +161,7 @@ static vm_fault_t egm_huge_fault(struct vm_fault *vmf, unsigned int order)
 
 	if (!nvgrace_gpu_block_fits(vma, addr, pfn, order))
 		return VM_FAULT_FALLBACK;
+	mark_dirty(egm, pfn, order);
 	return nvgrace_gpu_insert(&egm->bad_pages, vmf, pfn, order);
 }
 
@@ -147,9 +184,12 @@ static const struct vm_operations_struct egm_vm_ops = {
 static int poison_to_pgoff(struct vm_area_struct *vma, unsigned long pfn, pgoff_t *pgoff)
 {
 	struct nvgrace_gpu_egm *egm = vma->vm_private_data;
-	unsigned long first = PHYS_PFN(egm->region.base) + vma->vm_pgoff;
+	unsigned long first;
 
-	if (vma->vm_ops != &egm_vm_ops || pfn < first || pfn - first >= vma_pages(vma))
+	if (vma->vm_ops != &egm_vm_ops)
+		return -EFAULT;
+	first = PHYS_PFN(egm->region.base) + vma->vm_pgoff;
+	if (pfn < first || pfn - first >= vma_pages(vma))
 		return -EFAULT;
 
 	*pgoff = pfn - PHYS_PFN(egm->region.base);
@@ -172,18 +212,30 @@ static int watch_poison(struct nvgrace_gpu_egm *egm, struct file *file)
 	};
 	ret = register_pfn_address_space(&egm->space);
 	egm->is_watched = !ret;
-	return ret == -EOPNOTSUPP ? 0 : ret;
+	if (ret == -EOPNOTSUPP)
+		return 0;
+	if (ret)
+		dev_err_ratelimited(&egm->dev,
+				    "the memory is registered for memory failures already: %d\n",
+				    ret);
+	return ret;
 }
 
-/* Wait for the zeroes. If they could not be written, write them once more. */
+/*
+ * Wait for the zeroes, with the mmap lock held. If they could not be written, write them once more.
+ * The task does not freeze here: others that wait for the lock could not, either.
+ */
 static int wait_for_zeroes(struct nvgrace_gpu_egm *egm)
 {
-	int ret = nvgrace_gpu_zeroing_wait(&egm->zeroing);
+	int ret;
 
+	if (xchg(&egm->needs_zeroes, false))
+		start_zeroing(egm);
+	ret = nvgrace_gpu_zeroing_wait(&egm->zeroing, TASK_KILLABLE);
 	if (!ret || ret == -ERESTARTSYS)
 		return ret;
 	start_zeroing(egm);
-	return nvgrace_gpu_zeroing_wait(&egm->zeroing);
+	return nvgrace_gpu_zeroing_wait(&egm->zeroing, TASK_KILLABLE);
 }
 
 /* Make FILE the owner, unless another one is. */
@@ -240,22 +292,21 @@ static unsigned long count_bad_pages(struct nvgrace_gpu_egm *egm)
 	return count;
 }
 
+/* Returns 0, and then HEAD says how many entries there are, or how much room they need. */
 static int list_bad_pages(struct nvgrace_gpu_egm *egm, struct egm_bad_pages_list *head,
 			  struct egm_bad_pages_list __user *list)
 {
-	unsigned long pfn, count = count_bad_pages(egm);
+	u64 size = sizeof(*head) + count_bad_pages(egm) * sizeof(*head->entries);
+	unsigned long pfn;
+	u32 count = 0;
 	void *page;
-	u64 size;
-
-	size = sizeof(*head) + count * sizeof(*head->entries);
-	if (size > U32_MAX)
-		return -EOVERFLOW;
 
 	head->count = 0;
-	if (head->argsz < size) {
-		head->argsz = size;
-		return 0;
-	}
+	if (size > U32_MAX)
+		return -EOVERFLOW;
+	if (size > head->argsz)
+		goto out_size;
+
 	xa_for_each(&egm->bad_pages, pfn, page) {
 		struct egm_bad_pages_entry entry = {
 			.offset = PFN_PHYS(pfn) - egm->region.base,
@@ -263,12 +314,17 @@ static int list_bad_pages(struct nvgrace_gpu_egm *egm, struct egm_bad_pages_list
 		};
 
 		/* One may have been poisoned meanwhile. */
-		if (head->count == count)
-			break;
-		if (copy_to_user(&list->entries[head->count], &entry, sizeof(entry)))
+		size = struct_size(head, entries, count + 1);
+		if (size > head->argsz)
+			goto out_size;
+		if (copy_to_user(&list->entries[count++], &entry, sizeof(entry)))
 			return -EFAULT;
-		head->count++;
 	}
+	head->count = count;
+	return 0;
+
+out_size:
+	head->argsz = size;
 	return 0;
 }
 
@@ -343,6 +399,22 @@ static int egm_open(struct inode *inode, struct file *file)
 	return ret;
 }
 
+/* Start it if it is needed, nobody owns the memory, and no GPU may still write to it. */
+static void start_when_idle(struct nvgrace_gpu_egm *egm)
+{
+	struct nvgrace_gpu_device *nvdev;
+
+	lockdep_assert_held(&egm_lock);
+	if (READ_ONCE(egm->owner))
+		return;
+	list_for_each_entry(nvdev, &egm->gpus, egm_gpu) {
+		if (READ_ONCE(nvdev->is_open))
+			return;
+	}
+	if (xchg(&egm->needs_zeroes, false))
+		start_zeroing(egm);
+}
+
 static int egm_release(struct inode *inode, struct file *file)
 {
 	struct nvgrace_gpu_egm *egm = file->private_data;
@@ -352,12 +424,13 @@ static int egm_release(struct inode *inode, struct file *file)
 			unregister_pfn_address_space(&egm->space);
 		egm->is_watched = false;
 		if (egm->in_use)
-			start_zeroing(egm);
+			WRITE_ONCE(egm->needs_zeroes, true);
 		WRITE_ONCE(egm->in_use, false);
 		/* Pairs with cmpxchg() in own(). */
 		smp_store_release(&egm->owner, NULL);
 	}
 	mutex_lock(&egm_lock);
+	start_when_idle(egm);
 	put_egm(egm);
 	mutex_unlock(&egm_lock);
 	return 0;
@@ -401,14 +474,16 @@ static DEVICE_ATTR_RO(gpu_devices);
 static ssize_t state_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
 	struct nvgrace_gpu_egm *egm = to_egm(dev);
-	int err = READ_ONCE(egm->zeroing.error);
+	int result = READ_ONCE(egm->zeroing.result);
 
 	if (READ_ONCE(egm->in_use))
 		return sysfs_emit(buf, "in use\n");
-	if (atomic_read(&egm->zeroing.running))
+	if (READ_ONCE(egm->needs_zeroes))
+		return sysfs_emit(buf, "zeroing 0 of %zu\n", egm->region.backed);
+	if (result == -EINPROGRESS)
 		return sysfs_emit(buf, "zeroing %lld of %zu\n", (s64)atomic64_read(&egm->zeroed),
 				  egm->region.backed);
-	return err ? sysfs_emit(buf, "failed %d\n", err) : sysfs_emit(buf, "zeroed\n");
+	return result ? sysfs_emit(buf, "failed %d\n", result) : sysfs_emit(buf, "zeroed\n");
 }
 static DEVICE_ATTR_RO(state);
 
@@ -425,6 +500,7 @@ static void egm_release_dev(struct device *dev)
 	struct nvgrace_gpu_egm *egm = to_egm(dev);
 
 	nvgrace_gpu_zeroing_destroy(&egm->zeroing);
+	bitmap_free(egm->dirty);
 	xa_destroy(&egm->bad_pages);
 	if (dev->devt)
 		ida_free(&egm_minors, MINOR(dev->devt) - MINOR(egm_devt));
@@ -443,11 +519,14 @@ static int retire_block(struct nvgrace_gpu_egm *egm, u64 addr)
 {
 	const u64 base = egm->region.base, end = base + egm->region.backed;
 	unsigned long pfn, last;
+	u64 first;
 
-	if (addr >= end || addr + RETIRED_BLOCK <= base)
+	/* The region ends far below the largest u64, and so do the sums. */
+	if (addr >= end)
 		return 0;
+	first = max(ALIGN_DOWN(addr, RETIRED_BLOCK), base);
 	last = PHYS_PFN(min(ALIGN(addr + RETIRED_BLOCK, RETIRED_BLOCK), end) - 1);
-	for (pfn = PHYS_PFN(max(ALIGN_DOWN(addr, RETIRED_BLOCK), base)); pfn <= last; pfn++) {
+	for (pfn = PHYS_PFN(first); pfn <= last; pfn++) {
 		int ret = xa_err(xa_store(&egm->bad_pages, pfn, xa_mk_value(1), GFP_KERNEL));
 
 		if (ret)
@@ -470,6 +549,10 @@ static int read_list(struct nvgrace_gpu_egm *egm, struct device *dev, u64 list, 
 	u64 i;
 	int ret;
 
+	if (!IS_ALIGNED(list, 8) || list > BIT_ULL(MAX_PHYSMEM_BITS) - region.backed)
+		return dev_err_probe(dev, -EINVAL,
+				     "%s: 0x%llx is not an address that a list can have\n",
+				     NVGRACE_GPU_PROP_EGM_RETIRED, list);
 	if (region_intersects(list, region.backed, IORESOURCE_SYSTEM_RAM,
 			      IORES_DESC_NONE) != REGION_DISJOINT)
 		return dev_err_probe(dev, -EBUSY, "%s: 0x%llx lies in System RAM\n",
@@ -501,10 +584,6 @@ static int read_retired(struct nvgrace_gpu_egm *egm, struct device *dev, u64 lis
 
 	if (!list)
 		return 0;
-	if (!IS_ALIGNED(list, 8) || list > BIT_ULL(MAX_PHYSMEM_BITS) - 8 * (1 + RETIRED_MAX))
-		return dev_err_probe(dev, -EINVAL,
-				     "%s: 0x%llx is not an address that a list can have\n",
-				     NVGRACE_GPU_PROP_EGM_RETIRED, list);
 	ret = read_list(egm, dev, list, 0, &count);
 	if (ret || !count)
 		return ret;
@@ -537,10 +616,13 @@ static struct nvgrace_gpu_egm *create_egm(struct device *dev,
 	egm->region.base = info->range.base;
 	egm->region.backed = info->range.size;
 
-	ret = -ENOMEM;
+	/* Nobody knows what it holds. */
+	egm->dirty = bitmap_alloc(nr_windows(egm), GFP_KERNEL);
 	egm->region.name = kasprintf(GFP_KERNEL, "egm%u", info->pxm);
-	if (!egm->region.name || nvgrace_gpu_zeroing_init(&egm->zeroing))
+	ret = -ENOMEM;
+	if (!egm->dirty || !egm->region.name || nvgrace_gpu_zeroing_init(&egm->zeroing))
 		goto out_put;
+	bitmap_fill(egm->dirty, nr_windows(egm));
 	ret = dev_set_name(&egm->dev, "%s", egm->region.name);
 	if (ret)
 		goto out_put;
@@ -651,19 +733,26 @@ void nvgrace_gpu_egm_attach(struct nvgrace_gpu_device *nvdev)
 	struct device *dev = &nvdev->core.pdev->dev;
 	struct nvgrace_gpu_egm_info info;
 	struct nvgrace_gpu_egm *egm;
+	int ret;
 
-	if (nvgrace_gpu_acpi_egm(dev, &info))
+	if (!has_class || nvgrace_gpu_acpi_egm(dev, &info))
 		return;
 
 	mutex_lock(&egm_lock);
 	egm = get_egm(dev, &info);
-	if (!IS_ERR(egm)) {
-		if (read_retired(egm, dev, info.retired) || add_gpu(egm, nvdev))
+	ret = PTR_ERR_OR_ZERO(egm);
+	if (!ret) {
+		ret = read_retired(egm, dev, info.retired);
+		if (!ret)
+			ret = add_gpu(egm, nvdev);
+		if (ret)
 			put_egm(egm);
 		else
 			nvdev->egm = egm;
 	}
 	mutex_unlock(&egm_lock);
+	if (ret == -ENOMEM)
+		dev_err(dev, "no memory for the EGM region of this GPU\n");
 }
 
 /**
@@ -690,21 +779,38 @@ void nvgrace_gpu_egm_detach(struct nvgrace_gpu_device *nvdev)
 }
 
 /**
+ * nvgrace_gpu_egm_gpu_closed() - write zeroes that had to wait for a GPU
+ * @nvdev: the GPU, which VFIO has closed and reset
+ *
+ * Context: Process context, may sleep.
+ */
+void nvgrace_gpu_egm_gpu_closed(struct nvgrace_gpu_device *nvdev)
+{
+	mutex_lock(&egm_lock);
+	if (nvdev->egm)
+		start_when_idle(nvdev->egm);
+	mutex_unlock(&egm_lock);
+}
+
+/**
  * nvgrace_gpu_egm_init() - make the class of the nodes
  *
+ * If that fails, which is logged, GPUs are served without EGM.
+ *
  * Context: Process context; before the driver is registered.
- * Return: 0, or an error.
  */
-int nvgrace_gpu_egm_init(void)
+void nvgrace_gpu_egm_init(void)
 {
 	int ret = alloc_chrdev_region(&egm_devt, 0, EGM_MINORS, "egm");
 
+	if (!ret) {
+		ret = class_register(&egm_class);
+		if (ret)
+			unregister_chrdev_region(egm_devt, EGM_MINORS);
+	}
+	has_class = !ret;
 	if (ret)
-		return ret;
-	ret = class_register(&egm_class);
-	if (ret)
-		unregister_chrdev_region(egm_devt, EGM_MINORS);
-	return ret;
+		pr_err("EGM: cannot make the class egm, which another driver may have: %d\n", ret);
 }
 
 /**
@@ -714,6 +820,8 @@ int nvgrace_gpu_egm_init(void)
  */
 void nvgrace_gpu_egm_exit(void)
 {
+	if (!has_class)
+		return;
 	class_unregister(&egm_class);
 	unregister_chrdev_region(egm_devt, EGM_MINORS);
 	ida_destroy(&egm_minors);

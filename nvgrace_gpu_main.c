@@ -211,6 +211,7 @@ static void nvgrace_gpu_close_device(struct vfio_device *core_vdev)
 	nvgrace_gpu_gate_retrain(nvdev);
 	with_device_lock(nvdev, nvgrace_gpu_save_config);
 	WRITE_ONCE(nvdev->is_open, false);
+	nvgrace_gpu_egm_gpu_closed(nvdev);
 	pm_runtime_put(dev);
 }
 
@@ -421,8 +422,8 @@ static void nvgrace_gpu_remove(struct pci_dev *pdev)
 {
 	struct vfio_pci_core_device *core = dev_get_drvdata(&pdev->dev);
 
-	nvgrace_gpu_egm_detach(to_nvdev(core));
 	vfio_pci_core_unregister_device(core);
+	nvgrace_gpu_egm_detach(to_nvdev(core));
 	nvgrace_gpu_restore_config(to_nvdev(core));
 	nvgrace_gpu_pm_exit(to_nvdev(core));
 	put_idle(&pdev->dev);
@@ -452,10 +453,9 @@ static struct pci_driver nvgrace_gpu_driver = {
 
 static int __init nvgrace_gpu_init(void)
 {
-	int ret = nvgrace_gpu_egm_init();
+	int ret;
 
-	if (ret)
-		return ret;
+	nvgrace_gpu_egm_init();
 	ret = pci_register_driver(&nvgrace_gpu_driver);
 	if (ret)
 		nvgrace_gpu_egm_exit();

@@ -105,16 +105,20 @@ static size_t nr_windows(const struct nvgrace_gpu_region *region)
 
 /*
  * A claim is nested in a resource that nobody calls busy. The window of a host bridge may be
- * around the memory. Anything else, such as EFI's runtime memory or the BAR of a device, is
- * something that a VFIO user must not get.
+ * around the memory of a GPU, and firmware may have told the kernel not to use DRAM. Anything
+ * else, such as EFI's runtime memory or the BAR of a device, is something that a VFIO user must
+ * not get.
  */
 static bool belongs_to_another(const struct resource *claim, bool is_dram)
 {
 	const struct resource *parent = claim->parent;
+	const char *name = parent->name ?: "";
 
-	return parent != &iomem_resource && !(parent->flags & IORESOURCE_WINDOW) &&
-	       !strstarts(parent->name ?: "", "CXL Window ") &&
-	       !(is_dram && !strcmp(parent->name ?: "", "reserved"));
+	if (parent == &iomem_resource)
+		return false;
+	if (is_dram)
+		return strcmp(name, "reserved");
+	return !(parent->flags & IORESOURCE_WINDOW) && !strstarts(name, "CXL Window ");
 }
 
 /**

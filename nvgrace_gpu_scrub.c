@@ -161,7 +161,7 @@ static int write_zeroes(struct nvgrace_gpu_scrub *scrub)
 
 	nvgrace_gpu_zeroing_start(&scrub->zeroing, dev_to_node(&scrub->nvdev->core.pdev->dev));
 	/* A frozen opener keeps VFIO's locks. No suspend callback takes them. */
-	ret = nvgrace_gpu_zeroing_wait(&scrub->zeroing);
+	ret = nvgrace_gpu_zeroing_wait(&scrub->zeroing, TASK_KILLABLE | TASK_FREEZABLE_UNSAFE);
 	nvgrace_gpu_zeroing_stop(&scrub->zeroing);
 	if (ret == -ERESTARTSYS)
 		return -EINTR;

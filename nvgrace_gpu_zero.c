@@ -26,8 +26,11 @@ static void zeroing_thread(struct work_struct *work)
 	if (ret != -ENODATA)
 		cmpxchg(&zeroing->error, 0, ret);
 
-	if (atomic_dec_and_test(&zeroing->running))
+	if (atomic_dec_and_test(&zeroing->running)) {
+		/* Pairs with the read of whoever uses the memory then. */
+		smp_store_release(&zeroing->result, READ_ONCE(zeroing->error));
 		wake_up(&zeroing->wait);
+	}
 }
 
 /**
@@ -74,6 +77,7 @@ void nvgrace_gpu_zeroing_start(struct nvgrace_gpu_zeroing *zeroing, int node)
 	unsigned int nr = min(num_online_cpus(), NVGRACE_GPU_ZEROING_THREADS);
 	unsigned int i;
 
+	WRITE_ONCE(zeroing->result, -EINPROGRESS);
 	WRITE_ONCE(zeroing->error, 0);
 	atomic_long_set(&zeroing->next, 0);
 	atomic_set(&zeroing->running, nr);
@@ -84,18 +88,20 @@ void nvgrace_gpu_zeroing_start(struct nvgrace_gpu_zeroing *zeroing, int node)
 /**
  * nvgrace_gpu_zeroing_wait() - wait until the threads have ended
  * @zeroing: has been started
+ * @state: in which the task waits, such as TASK_KILLABLE
  *
- * Context: Process context. A suspend of the host may freeze the task here, with the locks of
- * its caller held: no suspend callback may take them.
- * Return: the first error of a thread, or 0; -ERESTARTSYS if the task was killed, and then the
- * threads go on.
+ * Context: Process context, may sleep.
+ * Return: 0 if all pieces are zeroes; the first error of a thread; -ERESTARTSYS if a signal
+ * ended the wait, and then the threads go on.
  */
-int nvgrace_gpu_zeroing_wait(struct nvgrace_gpu_zeroing *zeroing)
+int nvgrace_gpu_zeroing_wait(struct nvgrace_gpu_zeroing *zeroing, unsigned int state)
 {
-	int ret = wait_event_state(zeroing->wait, !atomic_read(&zeroing->running),
-				   (TASK_KILLABLE | TASK_FREEZABLE_UNSAFE));
+	int result, ret;
 
-	return ret ?: READ_ONCE(zeroing->error);
+	ret = wait_event_state(zeroing->wait,
+			       (result = smp_load_acquire(&zeroing->result)) != -EINPROGRESS,
+			       state);
+	return ret ?: result;
 }
 
 /**

@@ -9,13 +9,13 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-# in_guest: a guest with all of its RAM in EGM runs, and uses the GPU's memory. QEMU aligns RAM of a
-# file by the page size, unless align says more, and then no block fits.
+# in_guest TESTS: a guest with all of its RAM in EGM runs them. QEMU aligns RAM of a file by the page
+# size, unless align says more, and then no block fits.
 in_guest() {
 	# shellcheck disable=SC2046
 	GUEST_MACHINE=,memory-backend=egm guest /guest.cpio $(vfio_args_of_container "$BDF") \
 		-object memory-backend-file,id=egm,mem-path=/dev/egm4,share=on,size=512M,align=1G \
-		-append "$(guest_append TEST=bars)"
+		-append "$(guest_append "TEST=$1")"
 }
 
 # VFIO's container maps RAM by address; iommufd does not take this memory.
@@ -34,8 +34,25 @@ in_blocks() {
 }
 
 refused() {
-	! in_guest > /tmp/refused || return 1
+	! in_guest bars > /tmp/refused || return 1
 	grep 'backing store.*: Device or resource busy' /tmp/guest.log
+}
+
+# A guest uses the GPU's memory, and its kernel panics.
+crashes() {
+	in_guest bars,crash > /tmp/crash.log
+	cat /tmp/crash.log
+	grep 'the guest crashes' /tmp/crash.log && ! grep -e 'not ok' -e 'the guest hung' /tmp/crash.log
+}
+
+# zeroes: the next owner finds nothing of the last one.
+zeroes() {
+	python3 -c 'import mmap, os
+m = mmap.mmap(os.open("/dev/egm4", os.O_RDWR), 0x7fe00000)
+zero = bytes(4096)
+bad = [hex(at) for at in range(0, len(m), 65536) if m[at:at + 4096] != zero]
+print(bad[:10])
+assert not bad'
 }
 
 # own: a process, $!, owns the memory until it is killed.
@@ -57,14 +74,17 @@ ok bind bind_gpu "$BDF" nvgrace_gpu
 forget_leaks
 nested egm egm
 trace_stage2
-nested guest in_guest
+nested guest in_guest bars
 stop_tracing
 ok in_blocks in_blocks
 own
 owner=$!
 ok refused_while_owned refused
 kill $owner
-nested next_guest in_guest
+wait $owner || :
+ok zeroes_after_owner zeroes
+ok guest_crashes crashes
+ok zeroes_after_crash zeroes
 ok_no_leaks
 unbind_gpu "$BDF"
 ok unload rmmod nvgrace_gpu

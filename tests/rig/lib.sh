@@ -279,7 +279,8 @@ scrub_log_is_clean() {
 		'(Unable to change power state|Device config space inaccessible).*' \
 		'All device reset methods disabled by user' 'not ready [0-9]*ms after FLR; .*' \
 		'timed out waiting for pending transaction.*' \
-		'usemem: page at offset 0x[0-9a-f]* is poisoned'
+		'usemem: page at offset 0x[0-9a-f]* is poisoned' \
+		'a reset cost its config space, which the driver restores'
 }
 
 # forget_leaks, ok_no_leaks: kmemleak finds nothing that leaked in between, if the kernel has it.

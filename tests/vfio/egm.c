@@ -257,6 +257,27 @@ TEST_F_TIMEOUT(egm, next_owner_finds_zeroes, 300)
 	}
 }
 
+/* A GPU that is open may still write to the memory, so the driver waits for its close. */
+TEST_F_TIMEOUT(egm, zeroes_wait_for_the_gpu, 300)
+{
+	struct vfio v;
+	uint8_t *p;
+
+	ASSERT_EQ(0, vfio_open(&v, BEST_MODE));
+	ASSERT_EQ(-SIGKILL, end_of_child(start_child(own_and_die, &self->size)));
+	EXPECT_FALSE(wait_until(!egm_is("zeroing 0 of "), 3000));
+	vfio_close(&v);
+	EXPECT_TRUE(wait_until(egm_is("zeroed"), 60000));
+
+	/* The next owner does not wait for the GPU, which may be another VM's. */
+	ASSERT_EQ(0, vfio_open(&v, BEST_MODE));
+	ASSERT_EQ(-SIGKILL, end_of_child(start_child(own_and_die, &self->size)));
+	p = map(self->fd, 0, self->size);
+	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(0, wrong_words(self->size, p, -1));
+	vfio_close(&v);
+}
+
 /* An owner that is killed while it waits leaves the zeroes to the next one. */
 TEST_F_TIMEOUT(egm, killed_while_waiting, 300)
 {
@@ -389,11 +410,13 @@ TEST_F_TIMEOUT(egm, owners_at_random, 600)
 TEST_F(egm, blocks)
 {
 	const uint64_t block = BLOCK;
+	long tables = vm_pte_kib();
 	uint8_t *p = map_aligned(self->fd, 0, self->size);
 
 	if (self->size < 4 * block)
 		SKIP(return, "%lu MiB of memory are less than four blocks", self->size >> 20);
 	ASSERT_NE(MAP_FAILED, p);
+	EXPECT_EQ(tables, vm_pte_kib()) TH_LOG("mmap() itself makes page tables");
 	*(volatile uint8_t *)(p + 3 * block) = 1;
 	EXPECT_EQ(0, tables_to_touch(p + block, block));
 	munmap(p, self->size);
