@@ -410,8 +410,6 @@ int nvgrace_gpu_scrub(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_egm_attach(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_egm_detach(struct nvgrace_gpu_device *nvdev);
 void nvgrace_gpu_egm_gpu_closed(struct nvgrace_gpu_device *nvdev);
-void nvgrace_gpu_egm_init(void);
-void nvgrace_gpu_egm_exit(void);
 
 /* nvgrace_gpu_reset.c */
 extern const struct pci_error_handlers nvgrace_gpu_err_handlers;

@@ -12,8 +12,6 @@
  * a GPU that is open may still write to it, so the threads begin when the region's GPUs are
  * closed, and reset, too.
  */
-#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
-
 #include <linux/bitmap.h>
 #include <linux/cdev.h>
 #include <linux/device.h>
@@ -92,7 +90,6 @@ static DEFINE_MUTEX(egm_lock);
 static LIST_HEAD(egm_regions);
 static DEFINE_IDA(egm_minors);
 static dev_t egm_devt;
-static bool has_class;
 
 static size_t nr_windows(const struct nvgrace_gpu_egm *egm)
 {
@@ -130,6 +127,14 @@ static int zero_piece(struct nvgrace_gpu_zeroing *zeroing, unsigned long nr)
 	if (done >= len)
 		clear_bit(nr, egm->dirty);
 	return 0;
+}
+
+/* From now on the memory does not count as zeroes, though the threads may begin later. */
+static void need_zeroes(struct nvgrace_gpu_egm *egm)
+{
+	atomic64_set(&egm->zeroed, 0);
+	WRITE_ONCE(egm->zeroing.result, -EINPROGRESS);
+	WRITE_ONCE(egm->needs_zeroes, true);
 }
 
 static void start_zeroing(struct nvgrace_gpu_egm *egm)
@@ -365,6 +370,95 @@ static void release_memory(const struct nvgrace_gpu_region *region)
 	release_mem_region(region->base, region->backed);
 }
 
+static struct nvgrace_gpu_egm *to_egm(struct device *dev)
+{
+	return container_of(dev, struct nvgrace_gpu_egm, dev);
+}
+
+static ssize_t egm_size_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "0x%zx\n", to_egm(dev)->region.backed);
+}
+static DEVICE_ATTR_RO(egm_size);
+
+static ssize_t gpu_devices_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct nvgrace_gpu_egm *egm = to_egm(dev);
+	struct nvgrace_gpu_device *nvdev;
+	int len = 0;
+
+	spin_lock(&egm->gpus_lock);
+	list_for_each_entry(nvdev, &egm->gpus, egm_gpu)
+		len += sysfs_emit_at(buf, len, "%s\n", pci_name(nvdev->core.pdev));
+	spin_unlock(&egm->gpus_lock);
+	return len;
+}
+static DEVICE_ATTR_RO(gpu_devices);
+
+static ssize_t state_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct nvgrace_gpu_egm *egm = to_egm(dev);
+	int result;
+
+	/* Pairs with that of egm_release(). */
+	if (smp_load_acquire(&egm->in_use))
+		return sysfs_emit(buf, "in use\n");
+	result = READ_ONCE(egm->zeroing.result);
+	if (result == -EINPROGRESS)
+		return sysfs_emit(buf, "zeroing %lld of %zu\n", (s64)atomic64_read(&egm->zeroed),
+				  egm->region.backed);
+	return result ? sysfs_emit(buf, "failed %d\n", result) : sysfs_emit(buf, "zeroed\n");
+}
+static DEVICE_ATTR_RO(state);
+
+static struct attribute *egm_attrs[] = {
+	&dev_attr_egm_size.attr,
+	&dev_attr_gpu_devices.attr,
+	&dev_attr_state.attr,
+	NULL
+};
+ATTRIBUTE_GROUPS(egm);
+
+static void egm_release_dev(struct device *dev)
+{
+	struct nvgrace_gpu_egm *egm = to_egm(dev);
+
+	nvgrace_gpu_zeroing_destroy(&egm->zeroing);
+	bitmap_free(egm->dirty);
+	xa_destroy(&egm->bad_pages);
+	if (dev->devt)
+		ida_free(&egm_minors, MINOR(dev->devt));
+	kfree(egm->region.name);
+	kfree(egm);
+}
+
+static const struct class egm_class = {
+	.name = "egm",
+	.dev_groups = egm_groups,
+	.dev_release = egm_release_dev,
+};
+
+/* The class and the minors of the nodes are there while there is a region. */
+static int add_class(struct device *dev)
+{
+	int ret = alloc_chrdev_region(&egm_devt, 0, EGM_MINORS, "egm");
+
+	if (!ret) {
+		ret = class_register(&egm_class);
+		if (ret)
+			unregister_chrdev_region(egm_devt, EGM_MINORS);
+	}
+	if (ret)
+		dev_err(dev, "cannot make the class egm, which another driver may have: %d\n", ret);
+	return ret;
+}
+
+static void del_class(void)
+{
+	class_unregister(&egm_class);
+	unregister_chrdev_region(egm_devt, EGM_MINORS);
+}
+
 static void destroy_egm(struct nvgrace_gpu_egm *egm)
 {
 	if (device_is_registered(&egm->dev))
@@ -373,6 +467,8 @@ static void destroy_egm(struct nvgrace_gpu_egm *egm)
 	release_memory(&egm->region);
 	list_del(&egm->list);
 	put_device(&egm->dev);
+	if (list_empty(&egm_regions))
+		del_class();
 }
 
 static void put_egm(struct nvgrace_gpu_egm *egm)
@@ -424,8 +520,9 @@ static int egm_release(struct inode *inode, struct file *file)
 			unregister_pfn_address_space(&egm->space);
 		egm->is_watched = false;
 		if (egm->in_use)
-			WRITE_ONCE(egm->needs_zeroes, true);
-		WRITE_ONCE(egm->in_use, false);
+			need_zeroes(egm);
+		/* Pairs with that of state_show(). */
+		smp_store_release(&egm->in_use, false);
 		/* Pairs with cmpxchg() in own(). */
 		smp_store_release(&egm->owner, NULL);
 	}
@@ -444,74 +541,6 @@ static const struct file_operations egm_fops = {
 	.llseek = egm_llseek,
 	.unlocked_ioctl = egm_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
-};
-
-static struct nvgrace_gpu_egm *to_egm(struct device *dev)
-{
-	return container_of(dev, struct nvgrace_gpu_egm, dev);
-}
-
-static ssize_t egm_size_show(struct device *dev, struct device_attribute *attr, char *buf)
-{
-	return sysfs_emit(buf, "0x%zx\n", to_egm(dev)->region.backed);
-}
-static DEVICE_ATTR_RO(egm_size);
-
-static ssize_t gpu_devices_show(struct device *dev, struct device_attribute *attr, char *buf)
-{
-	struct nvgrace_gpu_egm *egm = to_egm(dev);
-	struct nvgrace_gpu_device *nvdev;
-	int len = 0;
-
-	spin_lock(&egm->gpus_lock);
-	list_for_each_entry(nvdev, &egm->gpus, egm_gpu)
-		len += sysfs_emit_at(buf, len, "%s\n", pci_name(nvdev->core.pdev));
-	spin_unlock(&egm->gpus_lock);
-	return len;
-}
-static DEVICE_ATTR_RO(gpu_devices);
-
-static ssize_t state_show(struct device *dev, struct device_attribute *attr, char *buf)
-{
-	struct nvgrace_gpu_egm *egm = to_egm(dev);
-	int result = READ_ONCE(egm->zeroing.result);
-
-	if (READ_ONCE(egm->in_use))
-		return sysfs_emit(buf, "in use\n");
-	if (READ_ONCE(egm->needs_zeroes))
-		return sysfs_emit(buf, "zeroing 0 of %zu\n", egm->region.backed);
-	if (result == -EINPROGRESS)
-		return sysfs_emit(buf, "zeroing %lld of %zu\n", (s64)atomic64_read(&egm->zeroed),
-				  egm->region.backed);
-	return result ? sysfs_emit(buf, "failed %d\n", result) : sysfs_emit(buf, "zeroed\n");
-}
-static DEVICE_ATTR_RO(state);
-
-static struct attribute *egm_attrs[] = {
-	&dev_attr_egm_size.attr,
-	&dev_attr_gpu_devices.attr,
-	&dev_attr_state.attr,
-	NULL
-};
-ATTRIBUTE_GROUPS(egm);
-
-static void egm_release_dev(struct device *dev)
-{
-	struct nvgrace_gpu_egm *egm = to_egm(dev);
-
-	nvgrace_gpu_zeroing_destroy(&egm->zeroing);
-	bitmap_free(egm->dirty);
-	xa_destroy(&egm->bad_pages);
-	if (dev->devt)
-		ida_free(&egm_minors, MINOR(dev->devt) - MINOR(egm_devt));
-	kfree(egm->region.name);
-	kfree(egm);
-}
-
-static const struct class egm_class = {
-	.name = "egm",
-	.dev_groups = egm_groups,
-	.dev_release = egm_release_dev,
 };
 
 /* Firmware names all blocks of the socket: some lie outside the region, or cross its end. */
@@ -600,9 +629,15 @@ static struct nvgrace_gpu_egm *create_egm(struct device *dev,
 	struct nvgrace_gpu_egm *egm;
 	int ret, minor;
 
+	if (list_empty(&egm_regions)) {
+		ret = add_class(dev);
+		if (ret)
+			return ERR_PTR(ret);
+	}
+	ret = -ENOMEM;
 	egm = kzalloc(sizeof(*egm), GFP_KERNEL);
 	if (!egm)
-		return ERR_PTR(-ENOMEM);
+		goto out_class;
 	device_initialize(&egm->dev);
 	egm->dev.class = &egm_class;
 	set_dev_node(&egm->dev, dev_to_node(dev));
@@ -619,7 +654,6 @@ static struct nvgrace_gpu_egm *create_egm(struct device *dev,
 	/* Nobody knows what it holds. */
 	egm->dirty = bitmap_alloc(nr_windows(egm), GFP_KERNEL);
 	egm->region.name = kasprintf(GFP_KERNEL, "egm%u", info->pxm);
-	ret = -ENOMEM;
 	if (!egm->dirty || !egm->region.name || nvgrace_gpu_zeroing_init(&egm->zeroing))
 		goto out_put;
 	bitmap_fill(egm->dirty, nr_windows(egm));
@@ -630,7 +664,7 @@ static struct nvgrace_gpu_egm *create_egm(struct device *dev,
 	if (ret < 0)
 		goto out_put;
 	minor = ret;
-	egm->dev.devt = MKDEV(MAJOR(egm_devt), MINOR(egm_devt) + minor);
+	egm->dev.devt = MKDEV(MAJOR(egm_devt), minor);
 	ret = claim_memory(dev, NVGRACE_GPU_PROP_EGM_BASE, &egm->region);
 	if (ret)
 		goto out_put;
@@ -643,6 +677,9 @@ static struct nvgrace_gpu_egm *create_egm(struct device *dev,
 
 out_put:
 	put_device(&egm->dev);
+out_class:
+	if (list_empty(&egm_regions))
+		del_class();
 	return ERR_PTR(ret);
 }
 
@@ -735,7 +772,7 @@ void nvgrace_gpu_egm_attach(struct nvgrace_gpu_device *nvdev)
 	struct nvgrace_gpu_egm *egm;
 	int ret;
 
-	if (!has_class || nvgrace_gpu_acpi_egm(dev, &info))
+	if (nvgrace_gpu_acpi_egm(dev, &info))
 		return;
 
 	mutex_lock(&egm_lock);
@@ -790,39 +827,4 @@ void nvgrace_gpu_egm_gpu_closed(struct nvgrace_gpu_device *nvdev)
 	if (nvdev->egm)
 		start_when_idle(nvdev->egm);
 	mutex_unlock(&egm_lock);
-}
-
-/**
- * nvgrace_gpu_egm_init() - make the class of the nodes
- *
- * If that fails, which is logged, GPUs are served without EGM.
- *
- * Context: Process context; before the driver is registered.
- */
-void nvgrace_gpu_egm_init(void)
-{
-	int ret = alloc_chrdev_region(&egm_devt, 0, EGM_MINORS, "egm");
-
-	if (!ret) {
-		ret = class_register(&egm_class);
-		if (ret)
-			unregister_chrdev_region(egm_devt, EGM_MINORS);
-	}
-	has_class = !ret;
-	if (ret)
-		pr_err("EGM: cannot make the class egm, which another driver may have: %d\n", ret);
-}
-
-/**
- * nvgrace_gpu_egm_exit() - undo nvgrace_gpu_egm_init()
- *
- * Context: Process context; no GPU is bound.
- */
-void nvgrace_gpu_egm_exit(void)
-{
-	if (!has_class)
-		return;
-	class_unregister(&egm_class);
-	unregister_chrdev_region(egm_devt, EGM_MINORS);
-	ida_destroy(&egm_minors);
 }

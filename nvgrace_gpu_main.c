@@ -450,25 +450,7 @@ static struct pci_driver nvgrace_gpu_driver = {
 	/* Each probe may wait for a GPU to train. */
 	.driver.probe_type	= PROBE_PREFER_ASYNCHRONOUS,
 };
-
-static int __init nvgrace_gpu_init(void)
-{
-	int ret;
-
-	nvgrace_gpu_egm_init();
-	ret = pci_register_driver(&nvgrace_gpu_driver);
-	if (ret)
-		nvgrace_gpu_egm_exit();
-	return ret;
-}
-module_init(nvgrace_gpu_init);
-
-static void __exit nvgrace_gpu_exit(void)
-{
-	pci_unregister_driver(&nvgrace_gpu_driver);
-	nvgrace_gpu_egm_exit();
-}
-module_exit(nvgrace_gpu_exit);
+module_pci_driver(nvgrace_gpu_driver);
 
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("VFIO PCI driver for the GPU of NVIDIA Grace Hopper and Grace Blackwell");

@@ -27,7 +27,7 @@ static void zeroing_thread(struct work_struct *work)
 		cmpxchg(&zeroing->error, 0, ret);
 
 	if (atomic_dec_and_test(&zeroing->running)) {
-		/* Pairs with the read of whoever uses the memory then. */
+		/* Pairs with the acquire in has_ended(). */
 		smp_store_release(&zeroing->result, READ_ONCE(zeroing->error));
 		wake_up(&zeroing->wait);
 	}
@@ -85,6 +85,13 @@ void nvgrace_gpu_zeroing_start(struct nvgrace_gpu_zeroing *zeroing, int node)
 		queue_work_node(node, zeroing->wq, &zeroing->threads[i].work);
 }
 
+static bool has_ended(struct nvgrace_gpu_zeroing *zeroing, int *result)
+{
+	/* Pairs with the release in zeroing_thread(). */
+	*result = smp_load_acquire(&zeroing->result);
+	return *result != -EINPROGRESS;
+}
+
 /**
  * nvgrace_gpu_zeroing_wait() - wait until the threads have ended
  * @zeroing: has been started
@@ -98,9 +105,7 @@ int nvgrace_gpu_zeroing_wait(struct nvgrace_gpu_zeroing *zeroing, unsigned int s
 {
 	int result, ret;
 
-	ret = wait_event_state(zeroing->wait,
-			       (result = smp_load_acquire(&zeroing->result)) != -EINPROGRESS,
-			       state);
+	ret = wait_event_state(zeroing->wait, has_ended(zeroing, &result), state);
 	return ret ?: result;
 }
 

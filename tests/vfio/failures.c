@@ -661,7 +661,7 @@ static const struct {
 	  "returns nothing, or a value that the driver does not need" },
 	{ "vfio_pci_core_unregister_device vfio_info_cap_shift __pm_runtime_idle pci_restore_state",
 	  "returns nothing, or a value that the driver does not need" },
-	{ "__release_region cdev_device_del class_unregister ida_destroy ida_free",
+	{ "__release_region cdev_device_del class_unregister ida_free",
 	  "returns nothing, or a value that the driver does not need" },
 	{ "kobject_uevent sysfs_remove_link unregister_chrdev_region",
 	  "returns nothing, or a value that the driver does not need" },
