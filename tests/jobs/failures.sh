@@ -54,6 +54,7 @@ ok log log_is_clean 'error -(E[A-Z]*|[0-9]*): .*' "BAR 0: can't reserve .*" \
 	'probe with driver nvgrace_gpu failed with error -[0-9]*' \
 	'a reset cost its config space, which the driver restores' \
 	'really_probe: driver_sysfs_add failed' "usemem_bar: '2' is neither 2 nor 4" \
-	".2' invalid for parameter .usemem_bar'" 'device_add_groups\(\) failed'
+	".2' invalid for parameter .usemem_bar'" 'device_add_groups\(\) failed' \
+	'cannot make the class egm, .*: -[0-9]*' 'no memory for the EGM region of this GPU'
 ok unload rmmod nvgrace_gpu
 finish
