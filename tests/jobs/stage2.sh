@@ -132,13 +132,17 @@ insmod /modules/mixedmap.ko "base=$mixed"
 case $PFNMAP in
 map)
 	insmod /modules/nvgrace_gpu.ko && bind_gpu "$BDF" nvgrace_gpu
+	# The program maps pieces that are smaller than a block of large pages; QEMU maps all of it.
 	trace_stage2
-	nested kvm_vma kvm_vma
 	# shellcheck disable=SC2086
 	nested guest in_guest $usemem $breaks $others $resmem online disk
 	stop_tracing
 	ok stage2.usemem_is_normal_wb stage2_is $first $last normal $block
 	ok stage2.resmem_is_normal_nc stage2_is $((last + 1)) $end nc $block
+	trace_stage2
+	nested kvm_vma kvm_vma
+	stop_tracing
+	ok stage2.usemem_of_a_program_is_normal_wb stage2_is $first $last normal "$PAGE_SIZE"
 	ok stage2.cacheable_mixedmap_is_normal_wb stage2_is $mixed $mixed_wb_end normal "$PAGE_SIZE"
 	ok stage2.write_combining_mixedmap_is_device \
 		stage2_is $((mixed_wb_end + 1)) $mixed_wc_end device "$PAGE_SIZE"
