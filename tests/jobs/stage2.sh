@@ -10,6 +10,7 @@
 #| patched | 6.12-patched | 6.12-64k-patched | --env=PFNMAP=map
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
 #| patched-guest-64k | | 6.12-64k-patched | --env=PFNMAP=map --guest=6.12-64k-patched
+#| | | | --env=GUEST_MEMORY=1536
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
 #| stage2 | newest | newest-debug | --env=PFNMAP=map
 #| | | | --gpu=port:0x70000000000:4608M --env=BASE=0x70000000000
