@@ -25,7 +25,6 @@ newest          packaged  newest  arm64/trixie-backports
 6.12-patched    built     6.12    4k kasan patches
 newest-debug    built     newest  4k kasan
 newest-kcsan    built     newest  4k kcsan
-6.12-64k        built     6.12    64k kasan
 6.12-64k-patched built    6.12    64k kasan patches'
 
 # A build makes about so many objects.

@@ -9,7 +9,7 @@
 #| | | | --gpu=bus0:0x70000000000:1536M
 #| | | | --gpu=port:0x71000000000:2560M-page
 #| | | | --gpu=blackwell,dvsec=0:0x72000000000:94.5G
-#| abi-every | | 6.12 6.12-16k newest 6.12-debug newest-debug 6.12-64k | --env=EVERY=1
+#| abi-every | | 6.12 6.12-16k newest 6.12-debug newest-debug 6.12-64k-patched | --env=EVERY=1
 #| | | | --gpu=bus0:0x70000000000:1536M
 #| | | | --gpu=port:0x71000000000:2560M-page
 #| | | | --gpu=blackwell,dvsec=0:0x72000000000:94.5G

@@ -4,7 +4,7 @@
 # list of retired blocks is after the region.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| egm | newest | 6.12-patched newest-debug | --egm=0x60000000000:2G --kernel-args=kmemleak=on
+#| egm | newest | 6.12-patched newest-debug 6.12-64k-patched | --egm=0x60000000000:2G --kernel-args=kmemleak=on
 #| | | | --gpu=port,egm=0x60000000000/0x7fe00000/4/0x6007fe00000:0x70000000000:1536M
 # shellcheck disable=SC1091
 . /lib.sh
@@ -27,7 +27,7 @@ in_blocks() {
 	while read -r size phys _; do
 		[ $((phys)) -ge $((BASE)) ] && [ $((phys)) -lt $((BASE + 2 * GIB)) ] || continue
 		all=$((all + size))
-		[ $((size)) -lt 2097152 ] || blocks=$((blocks + size))
+		[ $((size)) -lt $((PAGE_SIZE * PAGE_SIZE / 8)) ] || blocks=$((blocks + size))
 	done < /tmp/stage2
 	echo "$blocks of $all bytes"
 	[ $all -gt 67108864 ] && [ $((blocks * 100)) -ge $((all * 99)) ]

@@ -5,7 +5,7 @@
 # nothing may be left, and nothing leaked.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| failures | | 6.12-patched 6.12-debug newest-debug | --kernel-args=kmemleak=on
+#| failures | | 6.12-patched 6.12-debug newest-debug 6.12-64k-patched | --kernel-args=kmemleak=on
 #| | | | --gpu=hopper,egm=0x60000000000/0x4000000/4/0x60004000000:0x70000000000:1536M
 #| | | | --egm=0x60000000000:1G
 #| failed-calls | newest | 6.12 6.12-patched newest-debug 6.12-16k | --env=CALLS=1

@@ -4,7 +4,7 @@
 # stand-ins are a Hopper, a Blackwell, and a Hopper that firmware gives no memory.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| life | newest 6.12-patched | 6.12 6.12-16k newest-debug 6.12-64k |
+#| life | newest 6.12-patched | 6.12 6.12-16k newest-debug 6.12-64k-patched |
 #| | | | --gpu=hopper:0x70000000000:4608M
 #| | | | --gpu=blackwell:0x71000000000:4608M --gpu=hopper:0:0:-:-
 # shellcheck disable=SC1091

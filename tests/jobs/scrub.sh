@@ -3,7 +3,7 @@
 # The next VFIO user finds zeroes in the memory with scrub=1, and without it what was left there.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| scrub | newest | 6.12-patched newest-debug | --gpu=hopper:0x70000000000:1536M
+#| scrub | newest | 6.12-patched newest-debug 6.12-64k-patched | --gpu=hopper:0x70000000000:1536M
 # shellcheck disable=SC1091
 . /lib.sh
 

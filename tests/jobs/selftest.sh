@@ -7,7 +7,7 @@
 #| part | make check | make check-all adds | scripts/rig run
 #| selftest | newest | 6.12-patched newest-debug 6.12-64k-patched | --env=VERDICT=wb
 #| | | | --gpu=hopper:0x70000000000:4608M --gpu=blackwell:0x71000000000:4G
-#| selftest-device | 6.12 | 6.12-debug 6.12-16k 6.12-64k | --env=VERDICT=device
+#| selftest-device | 6.12 | 6.12-debug 6.12-16k | --env=VERDICT=device
 #| | | | --gpu=hopper:0x70000000000:4608M --gpu=blackwell:0x71000000000:4G
 #| selftest-no-fwb | newest | 6.12-patched | --cpu=neoverse-n1 --env=VERDICT=refused
 #| | | | --gpu=hopper:0x70000000000:4608M --gpu=blackwell:0x71000000000:4G

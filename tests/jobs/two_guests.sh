@@ -4,7 +4,7 @@
 # memory and no other's.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| guests | newest | 6.12-patched newest-debug | --gpu=hopper:0x70000000000:2560M
+#| guests | newest | 6.12-patched newest-debug 6.12-64k-patched | --gpu=hopper:0x70000000000:2560M
 #| | | | --gpu=blackwell:0x71000000000:3G
 # shellcheck disable=SC1091
 . /lib.sh
