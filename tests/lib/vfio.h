@@ -215,6 +215,9 @@ static inline void *reserve(size_t len, size_t skew)
 				      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 				      -1, 0);
 
+	/* MAP_FAILED as it is: aligned, it would be address 0. */
+	if (p == (uintptr_t)MAP_FAILED)
+		return MAP_FAILED;
 	return (void *)(((p + blocks - 1) & ~(blocks - 1)) + skew);
 }
 

@@ -326,6 +326,8 @@ static int map_block_and_touch(int fd)
 	volatile uint8_t *p;
 	int sig;
 
+	if (at == MAP_FAILED)
+		return -errno;
 	p = mmap(at, BLOCK, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
 		 regions[USEMEM].off);
 	if (p == MAP_FAILED)
