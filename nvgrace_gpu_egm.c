@@ -53,8 +53,8 @@
  * @owner: the file that may map the memory, or NULL; set by cmpxchg
  * @own_lock: serializes the mmaps of @owner
  * @in_use: @owner may have mapped and changed the memory; changed by @owner only
- * @needs_zeroes: an owner has gone, and @zeroing was not started since; whoever clears this by
- *	xchg starts it
+ * @needs_zeroes: an owner has gone, and @zeroing was not started since; the task that clears this
+ *	by xchg starts it
  * @zeroing: writes zeroes when the node is made, and after each owner
  * @dirty: windows that may hold something else than zeroes, a bit each: a fault sets it, and
  *	@zeroing clears it
