@@ -4,13 +4,14 @@
 # list of retired blocks is after the region.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| egm | newest | 6.12-patched newest-debug 6.12-64k-patched | --egm=0x60000000000:2G --kernel-args=kmemleak=on
+#| egm | newest | 6.12-patched newest-debug 6.12-64k-patched | --kernel-args=kmemleak=on
+#| | | | --egm=0x60000000000:2G
 #| | | | --gpu=port,egm=0x60000000000/0x7fe00000/4/0x6007fe00000:0x70000000000:1536M
 # shellcheck disable=SC1091
 . /lib.sh
 
-# in_guest TESTS: a guest with all of its RAM in EGM runs them. QEMU aligns RAM of a file by the page
-# size, unless align says more, and then no block fits.
+# in_guest TESTS: a guest with all of its RAM in EGM runs them. QEMU aligns RAM of a file by the
+# page size, unless align says more, and then no block fits.
 in_guest() {
 	# shellcheck disable=SC2046
 	GUEST_MACHINE=,memory-backend=egm guest /guest.cpio $(vfio_args_of_container "$BDF") \
@@ -42,7 +43,8 @@ refused() {
 crashes() {
 	in_guest bars,crash > /tmp/crash.log
 	cat /tmp/crash.log
-	grep 'the guest crashes' /tmp/crash.log && ! grep -e 'not ok' -e 'the guest hung' /tmp/crash.log
+	grep 'the guest crashes' /tmp/crash.log &&
+		! grep -e 'not ok' -e 'the guest hung' /tmp/crash.log
 }
 
 # zeroes: the next owner finds nothing of the last one.

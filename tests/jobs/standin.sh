@@ -5,7 +5,8 @@
 # asks for the carve-out.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| standin | newest | 6.12 6.12-patched newest-debug 6.12-16k 6.12-64k-patched | --kernel-args=iomem=relaxed
+#| standin | newest | 6.12 6.12-patched newest-debug 6.12-16k 6.12-64k-patched |
+#| | | | --kernel-args=iomem=relaxed
 #| | | | --gpu=hopper:0x70000000000:1536M
 #| | | | --gpu=blackwell:0x71000000000:1536M
 #| | | | --gpu=hopper,device=2345,dvsec=-:0x72000000000:1536M

@@ -330,7 +330,8 @@ guest() {
 	shift
 	# shellcheck disable=SC2046
 	run_guest qemu-system-aarch64 \
-		-M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host -smp 2 -m "${GUEST_MEMORY:-512}" \
+		-M "virt,gic-version=3,accel=kvm${GUEST_MACHINE:-}" -cpu host \
+		-smp 2 -m "${GUEST_MEMORY:-512}" \
 		-kernel /Image -initrd "$initrd" -append "$(guest_append)" \
 		$(guest_ports) "$@"
 }
