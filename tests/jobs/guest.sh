@@ -4,7 +4,7 @@
 # both BAR layouts, and over the legacy container; then the host reads what the guest wrote.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| guest | newest | 6.12 6.12-16k 6.12-patched newest-debug 6.12-64k-patched |
+#| guest | newest | 6.12 6.12-16k 6.12-patched newest-debug |
 #| | | | --gpu=bus0:0x70000000000:1536M
 #| | | | --gpu=port:0x72000000000:94.5G
 # shellcheck disable=SC1091
