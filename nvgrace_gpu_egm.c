@@ -578,10 +578,6 @@ static int read_list(struct nvgrace_gpu_egm *egm, struct device *dev, u64 list, 
 	u64 i;
 	int ret;
 
-	if (!IS_ALIGNED(list, 8) || list > BIT_ULL(MAX_PHYSMEM_BITS) - region.backed)
-		return dev_err_probe(dev, -EINVAL,
-				     "%s: 0x%llx is not an address that a list can have\n",
-				     NVGRACE_GPU_PROP_EGM_RETIRED, list);
 	if (region_intersects(list, region.backed, IORESOURCE_SYSTEM_RAM,
 			      IORES_DESC_NONE) != REGION_DISJOINT)
 		return dev_err_probe(dev, -EBUSY, "%s: 0x%llx lies in System RAM\n",
@@ -613,6 +609,10 @@ static int read_retired(struct nvgrace_gpu_egm *egm, struct device *dev, u64 lis
 
 	if (!list)
 		return 0;
+	if (!IS_ALIGNED(list, 8) || list > BIT_ULL(MAX_PHYSMEM_BITS) - 8 * (1 + RETIRED_MAX))
+		return dev_err_probe(dev, -EINVAL,
+				     "%s: 0x%llx is not an address that a list can have\n",
+				     NVGRACE_GPU_PROP_EGM_RETIRED, list);
 	ret = read_list(egm, dev, list, 0, &count);
 	if (ret || !count)
 		return ret;
