@@ -21,7 +21,8 @@ KIND = $(or $(KIND_$(GPU)),$(error GPU=$(GPU): it is gh200, gb200, gb300 or gb20
 EGM_OPTION = $(if $(EGM),$(comma)egm=0x60000000000/0x40000000/4/-)
 comma = ,
 HOST = $(if $(KSRC),,--kernel=$(KERNEL)) --module-args='$(MODULE_ARGS)' \
-	$(if $(filter gb200-nvl4,$(GPU)),--host=$(GPU)$(if $(EGM),-egm):$(GPU_SIZE), \
+	$(if $(filter gb200-nvl4,$(GPU)),$(if $(EGM),$(error EGM=1 has one \
+	GPU: GPU=gh200, gb200 or gb300))--host=$(GPU):$(GPU_SIZE), \
 	$(if $(EGM),--egm=0x60000000000:1G --env=EGM=egm4) \
 	--gpu=$(KIND)$(EGM_OPTION):0x70000000000:$(GPU_SIZE))
 

@@ -27,16 +27,13 @@ took driver "nvgrace_gpu has all of them"
 dmesg | sed -n 's/.*nvgrace_gpu \([0-9a-f:.]*: [a-z]*mem \[.*\)/\1/p' | more
 usemem=$(dmesg | sed -n 's/.*usemem .* backed \(0x[0-9a-f]*\) .*/\1/p' | tail -n 1)
 
-# On a host with EGM that is the guest's own memory, on a node for each socket; else on one node.
-# A Linux with CONFIG_NODES_SHIFT=4 has 16 nodes.
-memory_nodes=1 egm=
-case $HOST in *-egm) egm='--egm --container' memory_nodes=2 ;; esac
-per_gpu=$(((16 - memory_nodes) / count))
+# A Linux with CONFIG_NODES_SHIFT=4 has 16 nodes, and the guest's own memory is on one.
+per_gpu=$(((16 - 1) / count))
 [ $per_gpu -le 8 ] || per_gpu=8
 start=$(now)
-# shellcheck disable=SC2046,SC2086
-python3 /bin/nvgrace-gpu qemu-args --smp 2 --memory 1G --initiators $per_gpu $egm -- \
-	-kernel /Image -initrd /guest.cpio $(guest_ports) \
+# shellcheck disable=SC2046
+python3 /bin/nvgrace-gpu qemu-args --smp 2 --memory 1G --initiators $per_gpu -- -kernel /Image \
+	-initrd /guest.cpio $(guest_ports) \
 	-append "$(guest_append "TEST=nvidia GPUS=$count USEMEM=$((usemem))")" \
 	> /tmp/guest.sh 2> /tmp/notes || fail "$(cat /tmp/notes)"
 more << END
@@ -44,7 +41,6 @@ nvgrace-gpu qemu-args prints QEMU's command line: $(wc -l < /tmp/guest.sh) lines
 $per_gpu NUMA nodes for each GPU. NVIDIA's driver uses 8 with MIG, and this guest's kernel has 16.
 Starting it takes minutes under emulation ...
 END
-[ -z "$egm" ] || grep -o 'mem-path=/dev/egm[0-9]*,.*align=[0-9A-Z]*' /tmp/guest.sh | more
 sed -i 's/^qemu-system/exec &/' /tmp/guest.sh
 GUEST_TIMEOUT=1800 run_guest sh /tmp/guest.sh > /tmp/guest.ktap ||
 	{ cat /tmp/guest.ktap; fail "the guest failed"; }
