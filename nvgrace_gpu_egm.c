@@ -351,6 +351,11 @@ static long egm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	return ret;
 }
 
+static void release_memory(const struct nvgrace_gpu_region *region)
+{
+	release_mem_region(region->base, region->backed);
+}
+
 /* Request memory. A failure is logged. */
 static int claim_memory(struct device *dev, const char *property,
 			const struct nvgrace_gpu_region *region)
@@ -361,13 +366,8 @@ static int claim_memory(struct device *dev, const char *property,
 	claim = request_mem_region(region->base, region->backed, KBUILD_MODNAME);
 	ret = nvgrace_gpu_check_claim(dev, property, region, claim, true);
 	if (ret && claim)
-		release_mem_region(region->base, region->backed);
+		release_memory(region);
 	return ret;
-}
-
-static void release_memory(const struct nvgrace_gpu_region *region)
-{
-	release_mem_region(region->base, region->backed);
 }
 
 static struct nvgrace_gpu_egm *to_egm(struct device *dev)
@@ -627,7 +627,7 @@ static struct nvgrace_gpu_egm *create_egm(struct device *dev,
 					  const struct nvgrace_gpu_egm_info *info)
 {
 	struct nvgrace_gpu_egm *egm;
-	int ret, minor;
+	int ret;
 
 	if (list_empty(&egm_regions)) {
 		ret = add_class(dev);
@@ -663,8 +663,7 @@ static struct nvgrace_gpu_egm *create_egm(struct device *dev,
 	ret = ida_alloc_max(&egm_minors, EGM_MINORS - 1, GFP_KERNEL);
 	if (ret < 0)
 		goto out_put;
-	minor = ret;
-	egm->dev.devt = MKDEV(MAJOR(egm_devt), minor);
+	egm->dev.devt = MKDEV(MAJOR(egm_devt), ret);
 	ret = claim_memory(dev, NVGRACE_GPU_PROP_EGM_BASE, &egm->region);
 	if (ret)
 		goto out_put;
@@ -761,7 +760,7 @@ static int add_gpu(struct nvgrace_gpu_egm *egm, struct nvgrace_gpu_device *nvdev
  * nvgrace_gpu_egm_attach() - serve the EGM region that firmware names for a GPU
  * @nvdev: the GPU, bound
  *
- * If firmware says something wrong of it, that is logged, and the GPU does without the region.
+ * If firmware says something wrong of it, that is logged, and the GPU stays bound without it.
  *
  * Context: Process context, may sleep.
  */

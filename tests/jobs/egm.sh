@@ -11,16 +11,13 @@
 . /lib.sh
 
 # in_guest TESTS: a guest with all of its RAM in EGM runs them. QEMU aligns RAM of a file by the
-# page size, unless align says more, and then no block fits.
+# page size, unless align says more, and then no block fits. VFIO's container maps RAM by address;
+# iommufd does not take this memory.
 in_guest() {
-	# shellcheck disable=SC2046
-	GUEST_MACHINE=,memory-backend=egm guest /guest.cpio $(vfio_args_of_container "$BDF") \
+	GUEST_MACHINE=,memory-backend=egm guest /guest.cpio -device "vfio-pci,host=$BDF" \
 		-object memory-backend-file,id=egm,mem-path=/dev/egm4,share=on,size=512M,align=1G \
 		-append "$(guest_append "TEST=$1")"
 }
-
-# VFIO's container maps RAM by address; iommufd does not take this memory.
-vfio_args_of_container() { echo "-device vfio-pci,host=$1"; }
 
 # in_blocks: of what KVM mapped of the memory, 99 % and more was in blocks.
 in_blocks() {
