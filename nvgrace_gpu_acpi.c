@@ -7,6 +7,7 @@
  * exactly right fails the probe, and EGM is not served then, with a line that names the property.
  */
 #include <linux/acpi.h>
+#include <linux/efi.h>
 #include <linux/ioport.h>
 #include <linux/mm.h>
 #include <linux/mmzone.h>
@@ -173,6 +174,21 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range)
 	return 0;
 }
 
+/* The kernel calls EFI's code, which uses this memory. /proc/iomem does not tell it from EGM. */
+static bool efi_uses(u64 base, u64 size)
+{
+	const efi_memory_desc_t *md;
+
+	if (!efi_enabled(EFI_MEMMAP))
+		return false;
+	for_each_efi_memory_desc(md) {
+		if ((md->attribute & EFI_MEMORY_RUNTIME) && md->phys_addr < base + size &&
+		    base < md->phys_addr + (md->num_pages << EFI_PAGE_SHIFT))
+			return true;
+	}
+	return false;
+}
+
 /**
  * nvgrace_gpu_acpi_egm() - read and check what firmware says of the socket's EGM
  * @dev: the GPU, with its firmware node
@@ -213,6 +229,9 @@ int nvgrace_gpu_acpi_egm(struct device *dev, struct nvgrace_gpu_egm_info *info)
 	ret = check_range(dev, &egm_rule, values[0], values[1]);
 	if (ret)
 		return ret;
+	if (efi_uses(values[0], values[1]))
+		return bad_range(dev, -EBUSY, &egm_rule, values[0], values[1],
+				 "overlaps memory that EFI uses at run time");
 	if (values[2] > type_max(u32))
 		return bad_value(dev, -EINVAL, names[2], values[2],
 				 "is not a proximity domain, which has 32 bits");

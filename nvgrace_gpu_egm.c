@@ -21,6 +21,7 @@
 #include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/pci.h>
+#include <linux/property.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
@@ -45,6 +46,7 @@
  * @dev: of class egm
  * @cdev: the node
  * @list: entry in egm_regions
+ * @refused: GPUs say different things of it, so it has no node and gets no new owner
  * @users: GPUs that name the region, and open files; egm_lock guards it
  * @pxm: its proximity domain in ACPI
  * @region: the memory
@@ -68,6 +70,7 @@ struct nvgrace_gpu_egm {
 	struct device dev;
 	struct cdev cdev;
 	struct list_head list;
+	bool refused;
 	unsigned int users;
 	u32 pxm;
 	struct nvgrace_gpu_region region;
@@ -246,9 +249,12 @@ static int wait_for_zeroes(struct nvgrace_gpu_egm *egm)
 /* Make FILE the owner, unless another one is. */
 static int own(struct nvgrace_gpu_egm *egm, struct file *file)
 {
-	struct file *owner = cmpxchg(&egm->owner, NULL, file);
+	struct file *owner;
 	int ret = 0;
 
+	if (READ_ONCE(egm->refused))
+		return -ENXIO;
+	owner = cmpxchg(&egm->owner, NULL, file);
 	if (owner && owner != file)
 		return -EBUSY;
 	if (mutex_lock_killable(&egm->own_lock))
@@ -485,8 +491,8 @@ static int egm_open(struct inode *inode, struct file *file)
 
 	if (mutex_lock_killable(&egm_lock))
 		return -EINTR;
-	/* The last user may just have gone. */
-	if (egm->users) {
+	/* The node may just have gone. */
+	if (egm->users && !egm->refused) {
 		egm->users++;
 		file->private_data = egm;
 		ret = 0;
@@ -623,12 +629,37 @@ static int read_retired(struct nvgrace_gpu_egm *egm, struct device *dev, u64 lis
 	return read_list(egm, dev, list, count, &count);
 }
 
+/* What a GPU would get when it is bound must not go to somebody else before that. */
+static int check_gpu_memory(struct device *dev, const struct nvgrace_gpu_range *range)
+{
+	struct pci_dev *pdev = NULL;
+	u64 base, size;
+
+	for_each_pci_dev(pdev) {
+		if (device_property_read_u64(&pdev->dev, NVGRACE_GPU_PROP_BASE, &base) ||
+		    device_property_read_u64(&pdev->dev, NVGRACE_GPU_PROP_SIZE, &size))
+			continue;
+		if (base < range->base ? range->base - base >= size :
+					 base - range->base >= range->size)
+			continue;
+		dev_err_probe(dev, -EBUSY, "%s: 0x%llx + %s 0x%zx overlaps the memory of %s\n",
+			      NVGRACE_GPU_PROP_EGM_BASE, (u64)range->base,
+			      NVGRACE_GPU_PROP_EGM_SIZE, range->size, pci_name(pdev));
+		pci_dev_put(pdev);
+		return -EBUSY;
+	}
+	return 0;
+}
+
 static struct nvgrace_gpu_egm *create_egm(struct device *dev,
 					  const struct nvgrace_gpu_egm_info *info)
 {
 	struct nvgrace_gpu_egm *egm;
 	int ret;
 
+	ret = check_gpu_memory(dev, &info->range);
+	if (ret)
+		return ERR_PTR(ret);
 	if (list_empty(&egm_regions)) {
 		ret = add_class(dev);
 		if (ret)
@@ -682,6 +713,21 @@ out_class:
 	return ERR_PTR(ret);
 }
 
+/*
+ * GPUs of one socket have to say the same, and nobody knows which one is right. The region has no
+ * node until all of them are unbound. An owner keeps what it has mapped.
+ */
+static void refuse(struct nvgrace_gpu_egm *egm, struct device *dev, const char *property,
+		   u64 value, u64 other)
+{
+	dev_err_probe(dev, -EINVAL, "%s: 0x%llx, but another GPU says 0x%llx for %s %u: no GPU has %s\n",
+		      property, value, other, NVGRACE_GPU_PROP_EGM_PXM, egm->pxm,
+		      egm->region.name);
+	WRITE_ONCE(egm->refused, true);
+	if (device_is_registered(&egm->dev))
+		cdev_device_del(&egm->cdev, &egm->dev);
+}
+
 /* The region of this proximity domain, with one more user. */
 static struct nvgrace_gpu_egm *get_egm(struct device *dev,
 				       const struct nvgrace_gpu_egm_info *info)
@@ -691,20 +737,15 @@ static struct nvgrace_gpu_egm *get_egm(struct device *dev,
 	list_for_each_entry(egm, &egm_regions, list) {
 		if (egm->pxm != info->pxm)
 			continue;
-		if (egm->region.base != info->range.base) {
-			dev_err_probe(dev, -EINVAL,
-				      "%s: 0x%llx, but another GPU says 0x%llx for %s %u\n",
-				      NVGRACE_GPU_PROP_EGM_BASE, (u64)info->range.base,
-				      (u64)egm->region.base, NVGRACE_GPU_PROP_EGM_PXM, info->pxm);
-			return ERR_PTR(-EINVAL);
-		}
-		if (egm->region.backed != info->range.size) {
-			dev_err_probe(dev, -EINVAL,
-				      "%s: 0x%zx, but another GPU says 0x%zx for %s %u\n",
-				      NVGRACE_GPU_PROP_EGM_SIZE, info->range.size,
-				      egm->region.backed, NVGRACE_GPU_PROP_EGM_PXM, info->pxm);
-			return ERR_PTR(-EINVAL);
-		}
+		if (egm->region.base != info->range.base)
+			refuse(egm, dev, NVGRACE_GPU_PROP_EGM_BASE, info->range.base,
+			       egm->region.base);
+		else if (egm->region.backed != info->range.size)
+			refuse(egm, dev, NVGRACE_GPU_PROP_EGM_SIZE, info->range.size,
+			       egm->region.backed);
+		else if (egm->refused)
+			dev_err_probe(dev, -EINVAL, "%s %u: GPUs differ in what they say of %s\n",
+				      NVGRACE_GPU_PROP_EGM_PXM, egm->pxm, egm->region.name);
 		egm->users++;
 		return egm;
 	}
@@ -744,6 +785,8 @@ static int add_gpu(struct nvgrace_gpu_egm *egm, struct nvgrace_gpu_device *nvdev
 	spin_lock(&egm->gpus_lock);
 	list_add_tail(&nvdev->egm_gpu, &egm->gpus);
 	spin_unlock(&egm->gpus_lock);
+	if (egm->refused)
+		return 0;
 
 	ret = add_node(egm, &pdev->dev);
 	if (!ret)
@@ -778,7 +821,8 @@ void nvgrace_gpu_egm_attach(struct nvgrace_gpu_device *nvdev)
 	egm = get_egm(dev, &info);
 	ret = PTR_ERR_OR_ZERO(egm);
 	if (!ret) {
-		ret = read_retired(egm, dev, info.retired);
+		if (!egm->refused)
+			ret = read_retired(egm, dev, info.retired);
 		if (!ret)
 			ret = add_gpu(egm, nvdev);
 		if (ret)
@@ -808,8 +852,10 @@ void nvgrace_gpu_egm_detach(struct nvgrace_gpu_device *nvdev)
 	mutex_lock(&egm_lock);
 	nvdev->egm = NULL;
 	del_gpu(egm, nvdev);
-	sysfs_remove_link(&egm->dev.kobj, pci_name(nvdev->core.pdev));
-	kobject_uevent(&egm->dev.kobj, KOBJ_CHANGE);
+	if (device_is_registered(&egm->dev)) {
+		sysfs_remove_link(&egm->dev.kobj, pci_name(nvdev->core.pdev));
+		kobject_uevent(&egm->dev.kobj, KOBJ_CHANGE);
+	}
 	put_egm(egm);
 	mutex_unlock(&egm_lock);
 }

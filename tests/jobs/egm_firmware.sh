@@ -58,6 +58,41 @@ $second" ] && [ -e "$egm/$first" ] && [ -e "$egm/$second" ] || return 1
 $first" ]
 }
 
+# use: what a process can do with files of /dev/egm11 that it opened before a GPU differs
+# from the first one: owner, which has mapped the memory, and other.
+use() {
+	python3 -c 'import mmap, os, sys
+def refused(file, error):
+	try:
+		mmap.mmap(file, 4096)
+	except OSError as e:
+		return e.errno == error
+owner, other = (os.open("/dev/egm11", os.O_RDWR) for _ in range(2))
+memory = mmap.mmap(owner, 4096)
+memory[0] = 7
+print("mapped", flush=True)
+sys.stdin.readline()
+assert memory[0] == 7 and refused(owner, 6) and refused(other, 6)'
+}
+
+# When GPUs of a socket differ, their region has no node until all of them are unbound. Its owner
+# keeps what it has mapped.
+refused_region() {
+	for bdf; do unbind_gpu "$bdf"; done
+	[ ! -e /sys/class/egm/egm11 ] && bind_gpu "$1" nvgrace_gpu && [ -c /dev/egm11 ] || return 1
+	mkfifo /tmp/go
+	use < /tmp/go > /tmp/use 2>&1 &
+	exec 9> /tmp/go
+	soon [ -s /tmp/use ] || return 1
+	bind_gpu "$2" nvgrace_gpu || return 1
+	[ ! -e /sys/class/egm/egm11 ] && [ ! -e /dev/egm11 ] || return 1
+	exec 9>&-
+	wait $! || { cat /tmp/use; return 1; }
+	# One of the two goes, and comes back.
+	unbind_gpu "$1" && bind_gpu "$1" nvgrace_gpu && [ ! -e /dev/egm11 ] &&
+		grep 60040000000-60043ffffff /proc/iomem
+}
+
 # All of them at once, and again.
 bind_at_once() {
 	for _ in 1 2 3; do
@@ -93,6 +128,9 @@ done < /firmware
 
 # shellcheck disable=SC2154
 ok shared_region shared_region "$list_is_absent" "$list_at_0_of_a_second_gpu"
+# shellcheck disable=SC2154
+ok refused_region refused_region "$(bdf_of "$first_of_11")" "$(bdf_of "$other_size")" \
+	"$(bdf_of "$other_base")" "$(bdf_of "$same_as_first")"
 ok bind_at_once bind_at_once
 ok unload rmmod nvgrace_gpu
 ok nothing_is_claimed_any_more test "$(claims)" = 0

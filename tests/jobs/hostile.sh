@@ -8,7 +8,8 @@
 #| | | | --gpu=hopper:0x70000000000:1536M --gpu=hopper:0:0:-:-
 #| | | | --gpu=blackwell:0:0:-:- --gpu=small-bar0:0:0:0x30000000000:0x60000000
 #| | | | --gpu=io-bar0:0:0:0x30000000000:0x60000000
-#| | | | --gpu=no-bar0:0:0:0x30000000000:0x60000000 --kernel-args=kmemleak=on
+#| | | | --gpu=no-bar0:0:0:0x30000000000:0x60000000 --egm=0x60000000000:1G
+#| | | | --kernel-args=kmemleak=on
 # shellcheck disable=SC1091
 . /lib.sh
 

@@ -189,6 +189,7 @@ FIXTURE_VARIANT_ADD(firmware, types) { .group = "types" };
 FIXTURE_VARIANT_ADD(firmware, structure) { .group = "structure" };
 FIXTURE_VARIANT_ADD(firmware, values) { .group = "values" };
 FIXTURE_VARIANT_ADD(firmware, ranges) { .group = "ranges" };
+FIXTURE_VARIANT_ADD(firmware, egm) { .group = "egm" };
 FIXTURE_VARIANT_ADD(firmware, dvsec) { .group = "dvsec" };
 FIXTURE_VARIANT_ADD(firmware, bar0) { .group = "bar0" };
 
