@@ -6,14 +6,15 @@
 #
 #| part | make check | make check-all adds | scripts/rig run
 #| fuzz | newest 6.12-patched | 6.12 newest-debug |
-#| | | | --gpu=hopper:0x70000000000:4608M
+#| | | | --gpu=hopper,egm=0x60000000000/0x48000000/4/-:0x70000000000:4608M
+#| | | | --egm=0x60000000000:1152M
 #| | | | --kernel-args=kmemleak=on --env=FUZZ_SECONDS=30
 # shellcheck disable=SC1091
 . /lib.sh
 
 BDF=$(bdf_of GP00)
 RESET=flr
-export BDF RESET FUZZ_SECONDS SEED_BASE
+export BDF RESET FUZZ_SECONDS SEED_BASE EGM=egm4
 ok load insmod /modules/nvgrace_gpu.ko
 ok bind bind_gpu "$BDF" nvgrace_gpu
 forget_leaks

@@ -14,8 +14,9 @@
  *		ways: an operation may fail as Documentation/access.rst allows, and what it
  *		returns is right
  *
- * Each worker has slices of both regions and of BAR0 to itself, so that the model knows
- * each byte. One worker owns the BAR registers. Some workers are processes, which get
+ * Each worker has slices of both regions, of BAR0 and of EGM to itself, so that the model knows
+ * each byte. EGM is the memory of one file that all share; nothing that happens to the GPU changes
+ * it, and each round begins with zeroes there. One worker owns the BAR registers. Some workers are processes, which get
  * SIGKILL in the midst of an operation. A worker draws each operation from the seed and the
  * operation's number, whatever the results of those before.
  */
@@ -38,11 +39,13 @@
 #include "slice.h"
 #include "task.h"
 #include "trouble.h"
+#include "../../nvgrace_gpu_egm.h"
 
 static const struct program program = {
 	.what = "every operation of a VFIO user at random, from many tasks, against a model",
 	.vars = {
 		VAR_STANDIN, VAR_REGIONS, VAR_RESET,
+		{ "EGM", "name of the EGM node, without retired blocks", "egm4" },
 		{ "SEED", "of the one round to run", "1234", true },
 		{ "SEED_BASE", "the rounds' seeds follow from it; else they are random", "1234",
 		  true },
@@ -53,8 +56,8 @@ static const struct program program = {
 	.standin = true,
 };
 
-/* The areas that workers have slices of: both regions, and BAR0. */
-enum { BAR0 = NR_REGIONS, NR_AREAS };
+/* The areas that workers have slices of: both regions, EGM and BAR0. All but BAR0 can be mapped. */
+enum { EGM = NR_REGIONS, NR_MAPPED, BAR0 = NR_MAPPED, NR_AREAS };
 
 enum {
 	UFFD_WORKER,		/* a thread; userfaultfd brings some of its buffers */
@@ -141,6 +144,8 @@ struct bar {
 /* Shared by all tasks. */
 static struct fuzz {
 	struct vfio v;
+	int egm;
+	uint64_t egm_size;
 	uint64_t seed;
 	unsigned int storm;
 	unsigned int phase;
@@ -186,6 +191,14 @@ static bool is_over(void)
 {
 	return __atomic_load_n(&f->failed, __ATOMIC_RELAXED) ||
 	       __atomic_load_n(&f->round_over, __ATOMIC_RELAXED);
+}
+
+static int open_egm(void)
+{
+	char node[64];
+
+	snprintf(node, sizeof(node), "/dev/%s", getenv("EGM"));
+	return open(node, O_RDWR | O_CLOEXEC);
 }
 
 static void beat(void)
@@ -243,8 +256,20 @@ static size_t draw_place(struct worker *w, unsigned int area, size_t max, size_t
 
 /* ---- what the model says */
 
+static int area_fd(unsigned int area)
+{
+	return area == EGM ? f->egm : f->v.device;
+}
+
+static uint64_t area_backed(unsigned int area)
+{
+	return area == EGM ? f->egm_size : f->v.regions[area].backed;
+}
+
 static uint64_t area_offset(unsigned int area)
 {
+	if (area == EGM)
+		return 0;
 	return area == BAR0 ? VFIO_OFFSET(VFIO_PCI_BAR0_REGION_INDEX) : f->v.regions[area].off;
 }
 
@@ -256,6 +281,17 @@ static uint64_t offset_of(struct worker *w, unsigned int area, size_t at)
 static enum want rw_want(const struct worker *w, unsigned int area)
 {
 	return area == BAR0 ? w->bar0 : w->rw;
+}
+
+/* Loads from the area, and stores to it. */
+static enum want touch_want(const struct worker *w, unsigned int area)
+{
+	return area == EGM ? MUST : w->touch;
+}
+
+static void used(struct worker *w, unsigned int area)
+{
+	w->passed |= area != EGM && area != BAR0;
 }
 
 static void done(struct worker *w)
@@ -274,7 +310,7 @@ static bool rw_succeeded(struct worker *w, unsigned int area, ssize_t ret, size_
 	enum want want = rw_want(w, area);
 
 	if (ret == (ssize_t)len && want != MUST_NOT) {
-		w->passed |= area != BAR0;
+		used(w, area);
 		done(w);
 		return true;
 	}
@@ -289,31 +325,35 @@ static bool rw_succeeded(struct worker *w, unsigned int area, ssize_t ret, size_
 }
 
 /* The same for loads and stores, which took the signal SIG, or none. */
-static bool touch_succeeded(struct worker *w, int sig)
+static bool touch_succeeded(struct worker *w, unsigned int area, int sig)
 {
-	if (!sig && w->touch != MUST_NOT) {
-		w->passed = true;
+	enum want want = touch_want(w, area);
+
+	if (!sig && want != MUST_NOT) {
+		used(w, area);
 		done(w);
 		return true;
 	}
-	if (sig == SIGBUS && w->touch != MUST) {
+	if (sig == SIGBUS && want != MUST) {
 		refused(w);
 		return false;
 	}
-	broken(w, "signal %d, should be %s", sig,
-	       w->touch == MUST ? "none" : w->touch == MAY ? "none or SIGBUS" : "SIGBUS");
+	broken(w, "signal %d in area %u, should be %s", sig, area,
+	       want == MUST ? "none" : want == MAY ? "none or SIGBUS" : "SIGBUS");
 	return false;
 }
 
 /* And for system calls in which the kernel loads from a mapping, or stores to it. */
-static bool copy_succeeded(struct worker *w, ssize_t ret, size_t len)
+static bool copy_succeeded(struct worker *w, unsigned int area, ssize_t ret, size_t len)
 {
-	if (ret == (ssize_t)len && w->touch != MUST_NOT) {
-		w->passed = true;
+	enum want want = touch_want(w, area);
+
+	if (ret == (ssize_t)len && want != MUST_NOT) {
+		used(w, area);
 		done(w);
 		return true;
 	}
-	if (w->touch != MUST && ((ret == -1 && errno == EFAULT) ||
+	if (want != MUST && ((ret == -1 && errno == EFAULT) ||
 				 (ret >= 0 && ret < (ssize_t)len))) {
 		refused(w);
 		return false;
@@ -376,6 +416,12 @@ static void end_write(struct worker *w, unsigned int area, bool succeeded, enum 
 static unsigned int draw_region(struct worker *w)
 {
 	return below(w, NR_REGIONS);
+}
+
+/* One that can be mapped. */
+static unsigned int draw_area(struct worker *w)
+{
+	return below(w, NR_MAPPED);
 }
 
 static void read_slice(struct worker *w, unsigned int area, size_t at, size_t len, uint8_t *buf)
@@ -661,7 +707,7 @@ static unsigned int draw_prot(struct worker *w)
 static void map_slice(struct worker *w, unsigned int area, unsigned int prot)
 {
 	const struct slice *s = &w->slices[area];
-	const uint64_t pages = f->v.regions[area].backed / PAGE, block = BLOCK / PAGE;
+	const uint64_t pages = area_backed(area) / PAGE, block = BLOCK / PAGE;
 	uint64_t first = s->pos / PAGE, last = (s->pos + s->len - 1) / PAGE;
 	size_t at, nr, i;
 	void *p;
@@ -682,7 +728,7 @@ static void map_slice(struct worker *w, unsigned int area, unsigned int prot)
 	nr = last - first + 1;
 	if (nr > arena_pages() - at)
 		nr = arena_pages() - at;
-	p = mmap(w->arena + at * PAGE, nr * PAGE, prot, MAP_SHARED | MAP_FIXED, f->v.device,
+	p = mmap(w->arena + at * PAGE, nr * PAGE, prot, MAP_SHARED | MAP_FIXED, area_fd(area),
 		 area_offset(area) + first * PAGE);
 	if (area == RESMEM && (prot & PROT_EXEC)) {
 		must_fail(w, p == MAP_FAILED ? -1 : 0, EPERM, "an executable mapping of resmem");
@@ -702,7 +748,7 @@ static void map_slice(struct worker *w, unsigned int area, unsigned int prot)
 
 static void op_mmap(struct worker *w)
 {
-	unsigned int area = draw_region(w);
+	unsigned int area = draw_area(w);
 
 	map_slice(w, area, draw_prot(w));
 	done(w);
@@ -710,22 +756,23 @@ static void op_mmap(struct worker *w)
 
 static void op_mmap_refused(struct worker *w)
 {
-	const struct region *r = &f->v.regions[draw_region(w)];
-	unsigned int flags = MAP_SHARED, prot = PROT_READ | (one_in(w, 2) ? PROT_WRITE : 0);
+	unsigned int prot = PROT_READ | (one_in(w, 2) ? PROT_WRITE : 0);
+	unsigned int area = draw_area(w), flags = MAP_SHARED;
+	const uint64_t off = area_offset(area), backed = area_backed(area);
 	uint64_t len = PAGE * (1 + below(w, 1000)), pos = PAGE * below(w, 1000);
 	int err = EINVAL;
 	void *p;
 
-	pos += r->off;
+	pos += off;
 	switch (below(w, 5)) {
 	case 0:
 		flags = MAP_PRIVATE;
 		break;
 	case 1:		/* the end is past real memory */
-		pos = r->off + r->backed - len + PAGE * (1 + below(w, len / PAGE + 1));
+		pos = off + backed - len + PAGE * (1 + below(w, len / PAGE + 1));
 		break;
 	case 2:		/* all of it is */
-		pos = r->off + r->backed + PAGE * below(w, GIB(1) / PAGE);
+		pos = off + backed + PAGE * below(w, GIB(1) / PAGE);
 		break;
 	case 3:
 		pos += 1 + below(w, PAGE - 1);
@@ -736,7 +783,7 @@ static void op_mmap_refused(struct worker *w)
 		err = EOVERFLOW;
 		break;
 	}
-	p = mmap(NULL, len, prot, flags, f->v.device, pos);
+	p = mmap(NULL, len, prot, flags, area_fd(area), pos);
 	must_fail(w, p == MAP_FAILED ? -1 : 0, err, "an mmap that has to be refused");
 }
 
@@ -1004,7 +1051,7 @@ static int try_copy(uint8_t *to, const uint8_t *from, size_t len, unsigned int w
 
 static void load(struct worker *w, unsigned int area, size_t at, const uint8_t *p, size_t len)
 {
-	if (touch_succeeded(w, try_copy(w->got, p, len, 1 << below(w, 5))))
+	if (touch_succeeded(w, area, try_copy(w->got, p, len, 1 << below(w, 5))))
 		must_read(w, area, at, w->got, len);
 }
 
@@ -1012,12 +1059,14 @@ static void store(struct worker *w, unsigned int area, size_t at, uint8_t *p, si
 {
 	const uint8_t *data = begin_write(w, area, at, len);
 
-	end_write(w, area, touch_succeeded(w, try_copy(p, data, len, 1 << below(w, 5))), w->touch);
+	int sig = try_copy(p, data, len, 1 << below(w, 5));
+
+	end_write(w, area, touch_succeeded(w, area, sig), touch_want(w, area));
 }
 
 static void op_load(struct worker *w)
 {
-	unsigned int area = draw_region(w);
+	unsigned int area = draw_area(w);
 	size_t at, len;
 	uint8_t *p = draw_mapped(w, area, &at, &len, PROT_READ, -1);
 
@@ -1027,7 +1076,7 @@ static void op_load(struct worker *w)
 
 static void op_store(struct worker *w)
 {
-	unsigned int area = draw_region(w);
+	unsigned int area = draw_area(w);
 	size_t at, len;
 	uint8_t *p = draw_mapped(w, area, &at, &len, PROT_WRITE, -1);
 
@@ -1087,7 +1136,7 @@ static void op_exec(struct worker *w)
 	write_slice(w, area, at, w->data, 4);
 	if (w->slices[area].state[at] == BYTE_KNOWN &&
 	    !memcmp(w->slices[area].value + at, &ret_instruction, 4))
-		touch_succeeded(w, fault_of(call((uint32_t *)p)).sig);
+		touch_succeeded(w, area, fault_of(call((uint32_t *)p)).sig);
 }
 
 /* ---- mappings as the buffers of system calls */
@@ -1112,7 +1161,7 @@ static bool begin_copy(struct worker *w, unsigned int to, size_t to_at, unsigned
 /* From one place of the regions to another, through a mapping of one of them. */
 static void op_mapped_buffer(struct worker *w)
 {
-	unsigned int area = draw_region(w), other = draw_region(w);
+	unsigned int area = draw_area(w), other = draw_region(w);
 	bool write = one_in(w, 2);
 	size_t at, len, other_at;
 	ssize_t ret;
@@ -1131,14 +1180,14 @@ static void op_mapped_buffer(struct worker *w)
 			return;
 		ret = pread(f->v.device, p, len, offset_of(w, other, other_at));
 	}
-	if (ret == (ssize_t)len && w->rw != MUST_NOT && w->touch != MUST_NOT) {
+	if (ret == (ssize_t)len && w->rw != MUST_NOT && touch_want(w, area) != MUST_NOT) {
 		w->passed = true;
 		done(w);
 		slice_written(&w->slices[write ? other : area]);
 		return;
 	}
 	slice_perhaps_written(&w->slices[write ? other : area]);
-	if (ret == -1 && ((errno == EIO && w->rw != MUST) || (errno == EFAULT && w->touch != MUST)))
+	if (ret == -1 && ((errno == EIO && w->rw != MUST) || (errno == EFAULT && touch_want(w, area) != MUST)))
 		refused(w);
 	else
 		broken(w, "%zu bytes between region and mapping returned %zd (%s)", len, ret,
@@ -1155,7 +1204,7 @@ static void drain(struct worker *w)
 
 static void op_pipe(struct worker *w)
 {
-	unsigned int area = draw_region(w);
+	unsigned int area = draw_area(w);
 	bool from_map = one_in(w, 2);
 	const uint8_t *data;
 	size_t at, len;
@@ -1167,7 +1216,7 @@ static void op_pipe(struct worker *w)
 		return;
 	drain(w);
 	if (from_map) {
-		if (copy_succeeded(w, write(w->pipe[1], p, len), len) &&
+		if (copy_succeeded(w, area, write(w->pipe[1], p, len), len) &&
 		    read(w->pipe[0], w->got, len) == (ssize_t)len)
 			must_read(w, area, at, w->got, len);
 		return;
@@ -1176,13 +1225,13 @@ static void op_pipe(struct worker *w)
 	ret = write(w->pipe[1], data, len);
 	if (ret == (ssize_t)len)
 		ret = read(w->pipe[0], p, len);
-	end_write(w, area, copy_succeeded(w, ret, len), w->touch);
+	end_write(w, area, copy_succeeded(w, area, ret, len), touch_want(w, area));
 }
 
 /* tmpfs copies also with O_DIRECT. */
 static void op_file(struct worker *w)
 {
-	unsigned int area = draw_region(w);
+	unsigned int area = draw_area(w);
 	bool from_map = one_in(w, 2);
 	const uint8_t *data;
 	size_t at, len;
@@ -1193,7 +1242,7 @@ static void op_file(struct worker *w)
 		return;
 	fcntl(w->file, F_SETFL, one_in(w, 2) ? O_DIRECT : 0);
 	if (from_map) {
-		if (copy_succeeded(w, pwrite(w->file, p, len, 0), len) &&
+		if (copy_succeeded(w, area, pwrite(w->file, p, len, 0), len) &&
 		    pread(w->file, w->got, len, 0) == (ssize_t)len)
 			must_read(w, area, at, w->got, len);
 		return;
@@ -1201,13 +1250,13 @@ static void op_file(struct worker *w)
 	data = begin_write(w, area, at, len);
 	if (pwrite(w->file, data, len, 0) != (ssize_t)len)
 		broken(w, "tmpfs: %s", strerror(errno));
-	end_write(w, area, copy_succeeded(w, pread(w->file, p, len, 0), len), w->touch);
+	end_write(w, area, copy_succeeded(w, area, pread(w->file, p, len, 0), len), touch_want(w, area));
 }
 
 /* Read another process's memory into the mapping. */
 static void op_process_vm(struct worker *w)
 {
-	unsigned int area = draw_region(w);
+	unsigned int area = draw_area(w);
 	struct iovec local, remote;
 	const uint8_t *data;
 	size_t at, len;
@@ -1222,20 +1271,20 @@ static void op_process_vm(struct worker *w)
 		data = begin_write(w, area, at, len);
 		local = (struct iovec) { p, len };
 		remote = (struct iovec) { (void *)data, len };
-		end_write(w, area, copy_succeeded(w, process_vm_readv(getpid(), &local, 1, &remote,
-								      1, 0), len), w->touch);
+		end_write(w, area, copy_succeeded(w, area, process_vm_readv(getpid(), &local, 1, &remote,
+								      1, 0), len), touch_want(w, area));
 		return;
 	}
 	local = (struct iovec) { w->got, len };
 	remote = (struct iovec) { p, len };
-	if (copy_succeeded(w, process_vm_writev(getpid(), &remote, 1, &local, 1, 0), len))
+	if (copy_succeeded(w, area, process_vm_writev(getpid(), &remote, 1, &local, 1, 0), len))
 		must_read(w, area, at, w->got, len);
 }
 
 /* A system call that needs a struct page of the mapping has to fail, in each state of the GPU. */
 static void op_no_page(struct worker *w)
 {
-	unsigned int area = draw_region(w);
+	unsigned int area = draw_area(w);
 	struct iovec local = { w->got, 64 }, remote = { NULL, 64 };
 	size_t at, len;
 	loff_t pos = area_offset(area);
@@ -1260,18 +1309,18 @@ static void op_no_page(struct worker *w)
 		must_fail(w, vmsplice(w->pipe[1], &remote, 1, below(w, 16)), EFAULT, "vmsplice");
 		break;
 	case 3:
-		must_fail(w, splice(f->v.device, &pos, w->pipe[1], NULL, 4096, SPLICE_F_NONBLOCK),
+		must_fail(w, splice(area_fd(area), &pos, w->pipe[1], NULL, 4096, SPLICE_F_NONBLOCK),
 			  0, "splice from the device");
 		break;
 	case 4:
 		drain(w);
 		if (write(w->pipe[1], w->got, 64) == 64)
-			must_fail(w, splice(w->pipe[0], NULL, f->v.device, &pos, 64,
+			must_fail(w, splice(w->pipe[0], NULL, area_fd(area), &pos, 64,
 					    SPLICE_F_NONBLOCK), 0, "splice to the device");
 		drain(w);
 		break;
 	case 5:
-		must_fail(w, sendfile(w->pipe[1], f->v.device, &pos, 4096), 0, "sendfile");
+		must_fail(w, sendfile(w->pipe[1], area_fd(area), &pos, 4096), 0, "sendfile");
 		break;
 	case 6:
 		fd = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
@@ -1324,7 +1373,7 @@ static int child_task(void *arg)
 
 static void fork_child(struct worker *w, bool killed)
 {
-	struct child c = { .w = w, .parent = getpid(), .area = draw_region(w) };
+	struct child c = { .w = w, .parent = getpid(), .area = draw_area(w) };
 	pid_t pid;
 	int end;
 
@@ -1344,10 +1393,10 @@ static void fork_child(struct worker *w, bool killed)
 	__atomic_store_n(&w->child, 0, __ATOMIC_SEQ_CST);
 	switch (end) {
 	case CHILD_DONE:
-		end_write(w, c.area, touch_succeeded(w, 0), w->touch);
+		end_write(w, c.area, touch_succeeded(w, c.area, 0), touch_want(w, c.area));
 		break;
 	case CHILD_REFUSED:
-		end_write(w, c.area, touch_succeeded(w, SIGBUS), w->touch);
+		end_write(w, c.area, touch_succeeded(w, c.area, SIGBUS), touch_want(w, c.area));
 		break;
 	case CHILD_WRONG:
 		slice_perhaps_written(&w->slices[c.area]);
@@ -1615,12 +1664,15 @@ static void op_dma(struct worker *w)
 {
 	bool ram = one_in(w, 3);
 	size_t at = 0, nr = draw_run(w, 16, &at), i;
+	unsigned int area;
 	int ret;
 
 	if (!ram && !nr)
 		return;
+	area = w->table[at].area;
 	for (i = 0; i < nr; i++)
-		if ((w->table[at + i].prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
+		if ((w->table[at + i].prot & (PROT_READ | PROT_WRITE)) !=
+		    (PROT_READ | PROT_WRITE) || (w->table[at + i].area == EGM) != (area == EGM))
 			break;
 	if (!ram && !i)
 		return;
@@ -1642,17 +1694,17 @@ static void op_dma(struct worker *w)
 		return;
 	}
 	if (!ret) {
-		if (w->touch == MUST_NOT)
+		if (touch_want(w, area) == MUST_NOT)
 			broken(w, "DMA of the region succeeded");
 		ret = unmap_dma(w, i * PAGE);
 		if (ret)
 			broken(w, "DMA unmap of %zu pages: %s", i, strerror(-ret));
-		w->passed = true;
+		used(w, area);
 		done(w);
 		return;
 	}
-	/* A reset may zap the page between type1's fault and its look-up. */
-	if (w->touch == MUST && !f->storm)
+	/* A reset may zap a page of the GPU's memory between type1's fault and its look-up. */
+	if (touch_want(w, area) == MUST && (area == EGM || !f->storm))
 		broken(w, "DMA of %zu pages of the region: %s", i, strerror(-ret));
 	else
 		refused(w);
@@ -1674,6 +1726,42 @@ static void op_second_fd(struct worker *w)
 	}
 	if (rw_succeeded(w, area, pread(fd, w->got, len, offset_of(w, area, at)), len))
 		must_read(w, area, at, w->got, len);
+	close(fd);
+}
+
+/* The file that all share owns EGM. Another one asks, and cannot map it. */
+static void op_egm(struct worker *w)
+{
+	struct egm_bad_pages_list list = { .argsz = below(w, 20), .count = 7 };
+	unsigned int prot = PROT_READ | PROT_WRITE;
+	int fd = open_egm();
+	void *p;
+
+	switch (below(w, 4)) {
+	case 0:
+		p = mmap(NULL, PAGE, prot, MAP_SHARED, fd, PAGE * below(w, f->egm_size / PAGE));
+		must_fail(w, p == MAP_FAILED ? -1 : 0, EBUSY, "an mmap of somebody else's EGM");
+		break;
+	case 1:
+		if (list.argsz < sizeof(list))
+			must_fail(w, ioctl(fd, EGM_BAD_PAGES_LIST, &list), EINVAL, "a short list");
+		else if (ioctl(fd, EGM_BAD_PAGES_LIST, &list) || list.count)
+			broken(w, "the list of bad pages: %s, %u pages", strerror(errno),
+			       list.count);
+		else
+			done(w);
+		break;
+	case 2:
+		if (lseek(fd, 0, SEEK_END) != (off_t)f->egm_size)
+			broken(w, "EGM has another size now");
+		else
+			done(w);
+		break;
+	default:
+		must_fail(w, one_in(w, 2) ? pread(fd, w->got, 64, 0) : pwrite(fd, w->got, 64, 0),
+			  EINVAL, "an access to EGM without a mapping");
+		break;
+	}
 	close(fd);
 }
 
@@ -1718,6 +1806,7 @@ static const struct op {
 	{ "ioctl", op_ioctl, 2 },
 	{ "dma", op_dma, 3 },
 	{ "second_fd", op_second_fd, 2, true },
+	{ "egm", op_egm, 3 },
 };
 
 static const char *op_name(const struct worker *w)
@@ -2182,7 +2271,7 @@ static void solo(unsigned int nr_ops)
 /* Place a slice of LEN bytes: at an edge that the driver treats in its own way, or anywhere. */
 static uint64_t draw_pos(struct worker *w, unsigned int area, size_t len, bool at_end)
 {
-	const uint64_t backed = f->v.regions[area].backed;
+	const uint64_t backed = area_backed(area);
 	uint64_t pos;
 
 	if (at_end)
@@ -2227,7 +2316,7 @@ static void lay_out(void)
 	struct worker draws = { .rng = pattern(400, f->seed) };
 	unsigned int last = below(&draws, NR_WORKERS), nr, area;
 
-	for (area = 0; area < NR_REGIONS; area++) {
+	for (area = 0; area < NR_MAPPED; area++) {
 		struct slice *end = &f->workers[last].slices[area];
 
 		end->len = (IS_LARGE(last) ? LARGE : SMALL) - below(&draws, 5000);
@@ -2252,7 +2341,21 @@ static void lay_out(void)
 	}
 }
 
-/* All slices get random bytes. */
+/* EGM of a new owner. */
+static void zero_egm(void)
+{
+	unsigned int nr;
+
+	for (nr = 0; nr < NR_WORKERS; nr++) {
+		struct slice *s = &f->workers[nr].slices[EGM];
+
+		memset(s->value, 0, s->len);
+		memset(s->state, BYTE_KNOWN, s->len);
+		slice_not_written(s);
+	}
+}
+
+/* All other slices get random bytes. */
 static void fill_slices(void)
 {
 	unsigned int nr, area;
@@ -2263,11 +2366,27 @@ static void fill_slices(void)
 		w->rng = pattern(500 + nr, f->seed);
 		w->what = 1;
 		for (area = 0; area < NR_AREAS; area++) {
+			if (area == EGM)
+				continue;
 			slice_forget(&w->slices[area]);
 			write_slice(w, area, 0, begin_write(w, area, 0, w->slices[area].len),
 				    w->slices[area].len);
 		}
 	}
+}
+
+static void read_egm_slice(struct worker *w)
+{
+	const struct slice *s = &w->slices[EGM];
+	const uint64_t first = s->pos & -PAGE, len = s->pos + s->len - first;
+	uint8_t *p = mmap(NULL, len, PROT_READ, MAP_SHARED, f->egm, first);
+
+	if (p == MAP_FAILED) {
+		broken(w, "mmap of EGM: %s", strerror(errno));
+		return;
+	}
+	must_read(w, EGM, 0, p + s->pos - first, s->len);
+	munmap(p, len);
 }
 
 static void verify_slices(const char *when)
@@ -2278,9 +2397,12 @@ static void verify_slices(const char *when)
 		struct worker *w = &f->workers[nr];
 
 		expect_of_storm(w);
-		for (area = 0; area < NR_REGIONS; area++) {
+		for (area = 0; area < NR_MAPPED; area++) {
 			w->what = 0;
-			read_slice(w, area, 0, w->slices[area].len, w->got);
+			if (area == EGM)
+				read_egm_slice(w);
+			else
+				read_slice(w, area, 0, w->slices[area].len, w->got);
 			if (f->failed) {
 				strncat(f->message, when,
 					sizeof(f->message) - strlen(f->message) - 1);
@@ -2323,6 +2445,14 @@ static bool open_round(void)
 		return false;
 	}
 	set_knob("ready_ms", 0);
+	f->egm = open_egm();
+	f->egm_size = lseek(f->egm, 0, SEEK_END);
+	p = mmap(f->workers[SOLO].arena, PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, f->egm, 0);
+	if (p == MAP_FAILED) {
+		broken(NULL, "EGM: %s", strerror(errno));
+		return false;
+	}
+	zero_egm();
 	if (enable_memory(f->v.device) ||
 	    pread(f->v.device, f->config, sizeof(f->config), CONFIG) != sizeof(f->config)) {
 		broken(NULL, "config space: %s", strerror(errno));
@@ -2361,6 +2491,7 @@ static void close_round(void)
 	vfio_close(&f->v);
 	for (nr = 0; nr < NR_WORKERS; nr++)
 		reserve_again(&f->workers[nr], 0, arena_pages());
+	close(f->egm);
 }
 
 static void start_workers(void)
@@ -2411,7 +2542,10 @@ static void run_round(uint64_t seed)
 	beat();
 	if (!open_round())
 		return;
-	/* The last VFIO user's bytes are in the memory still, and not in the registers. */
+	/*
+	 * The last VFIO user's bytes are in the GPU's memory still, and neither in EGM nor in the
+	 * registers.
+	 */
 	if (again)
 		verify_slices(", after close and open");
 	again = true;
