@@ -32,6 +32,17 @@ rows_of() {
 	sed -n "s/^row /# row $2 $3 /p; s/^profile /# profile $3 /p" /tmp/ok.log
 }
 
+# start MACHINE [QEMU ARGUMENTS]: the time of a guest with the GPU that boots and ends.
+start() {
+	GUEST_MACHINE=$1
+	shift
+	began=$(cut -d ' ' -f 1 /proc/uptime)
+	guest /guest.cpio -device "vfio-pci,host=$BDF" "$@" \
+		-append "$(guest_append TEST=true)" || return 1
+	ended=$(cut -d ' ' -f 1 /proc/uptime)
+	echo "row vm_start $(awk "BEGIN { printf \"%.0f\", ($ended - $began) * 1e9 }")"
+}
+
 export COUNT
 insmod /modules/nvgrace_gpu.ko usemem_bar=4
 insmod /modules/nvgrace-gpu-vfio-pci.ko
@@ -67,6 +78,14 @@ if [ "${COUNT:-}" != instructions ]; then
 		ok "egm_$round.driver" bench egm
 		sed -n 's/^row /# row GP02 nvgrace_gpu /p' /tmp/ok.log
 		ok "egm_$round.owner" bench egm-memset
+		sed -n 's/^row /# row GP02 nvgrace_gpu_vfio_pci /p' /tmp/ok.log
+	done
+	# A guest, with its RAM in EGM, and in the host's memory.
+	egm=memory-backend-file,id=egm,mem-path=/dev/egm4,share=on,size=512M,align=1G
+	for round in $(seq "${ROUNDS:-3}"); do
+		ok "start_$round.egm" start ,memory-backend=egm -object $egm
+		sed -n 's/^row /# row GP02 nvgrace_gpu /p' /tmp/ok.log
+		ok "start_$round.ram" start ''
 		sed -n 's/^row /# row GP02 nvgrace_gpu_vfio_pci /p' /tmp/ok.log
 	done
 	unbind_gpu "$BDF"
