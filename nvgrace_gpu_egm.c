@@ -629,7 +629,7 @@ static int read_retired(struct nvgrace_gpu_egm *egm, struct device *dev, u64 lis
 	return read_list(egm, dev, list, count, &count);
 }
 
-/* What a GPU would get when it is bound must not go to somebody else before that. */
+/* A GPU that is not bound yet must get its memory when it is. */
 static int check_gpu_memory(struct device *dev, const struct nvgrace_gpu_range *range)
 {
 	struct pci_dev *pdev = NULL;
@@ -720,7 +720,8 @@ out_class:
 static void refuse(struct nvgrace_gpu_egm *egm, struct device *dev, const char *property,
 		   u64 value, u64 other)
 {
-	dev_err_probe(dev, -EINVAL, "%s: 0x%llx, but another GPU says 0x%llx for %s %u: no GPU has %s\n",
+	dev_err_probe(dev, -EINVAL,
+		      "%s: 0x%llx, but another GPU says 0x%llx for %s %u: no GPU has %s\n",
 		      property, value, other, NVGRACE_GPU_PROP_EGM_PXM, egm->pxm,
 		      egm->region.name);
 	WRITE_ONCE(egm->refused, true);

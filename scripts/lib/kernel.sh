@@ -50,9 +50,9 @@ check_kernel_name() {
 # ---- facts about a kernel
 
 # A kernel can have these; after the colon is the option of its .config that tells.
-OPTIONS=(DMABUF:VFIO_PCI_DMABUF FAULT_INJECTION:FAILSLAB GCOV:GCOV_KERNEL IOMMUFD:VFIO_DEVICE_CDEV
-	KASAN:KASAN KCSAN:KCSAN KMEMLEAK:DEBUG_KMEMLEAK KUNIT:KUNIT LOCKDEP:PROVE_LOCKING
-	MEMORY_FAILURE:MEMORY_FAILURE NUMA:NUMA SUSPEND:SUSPEND
+OPTIONS=(DMABUF:VFIO_PCI_DMABUF EDR:PCIE_EDR FAULT_INJECTION:FAILSLAB GCOV:GCOV_KERNEL
+	IOMMUFD:VFIO_DEVICE_CDEV KASAN:KASAN KCSAN:KCSAN KMEMLEAK:DEBUG_KMEMLEAK KUNIT:KUNIT
+	LOCKDEP:PROVE_LOCKING MEMORY_FAILURE:MEMORY_FAILURE NUMA:NUMA SUSPEND:SUSPEND
 	USERCOPY_FAULTS:FAULT_INJECTION_USERCOPY)
 
 # header_has KERNEL FILE REGEX: does a file of the kernel's include/, as one line, match?
@@ -98,6 +98,7 @@ kernel_facts() {
 	found MBIND_FIXED mbind_is_fixed "$kernel" $pfnmap
 	found DMA_BY_BLOCK header_has "$kernel" linux/mm.h \
 		'struct follow_pfnmap_args \{[^}]*\b(size|addr_mask);'
+	found RESET_BLOCKS_DMA header_has "$kernel" linux/iommu.h pci_dev_reset_iommu_prepare
 	found PFN_ADDRESS_SPACE grep -q '\sregister_pfn_address_space\s' \
 		"$kernel/build/Module.symvers"
 	printf "PAGES=%s\nDEBUG=%s\nGUEST=%s\nPFNMAP=%s\nHAS='%s'\nLACKS='%s'\n" \

@@ -40,7 +40,7 @@
  *			Memory_Active
  *	gone		1 takes the GPU off the bus: config space and BARs are all
  *			ones, writes are lost; 0 brings it back as it was
- *	power_state	0 for D0, 3 for D3hot; read-only
+ *	power_state	0 for D0, 3 for D3hot, 4 for D3cold; read-only
  *	resets_flr	function level resets so far; can be set
  *	resets_bus	resets by a port above it so far; can be set
  *	resets_rst	resets by ACPI's _RST so far; can be set
@@ -50,6 +50,11 @@
  *			returns as if the reset had worked
  *	rst_fails	1 ends _RST with an error of ACPI, before it resets anything
  *	slot_power	does the slot have power? 0 is as if gone; read-only
+ *	edr		1: the root port contains an error by DPC, which takes the GPU off the bus,
+ *			and firmware notifies the kernel, as firmware of Grace does (EDR); 0 again
+ *			when the kernel has ended that. EOPNOTSUPP without CONFIG_PCIE_EDR
+ *	edr_status	0x..., what the kernel then told firmware by _OST; can be set
+ *	resets_dpc	resets by such errors so far; can be set
  *	aer_correctable		0x..., the AER status registers. What is written
  *	aer_uncorrectable	happens: it is latched there, and the root port
  *			gets the message and interrupts; fatal or not as the
@@ -60,9 +65,11 @@
  *	config		OFFSET VALUE in hex: 32 bits of extended config space, from 0x100 on;
  *			write-only, and an empty line gives back what was there
  *
- * The option rst of scripts/rig gives a GPU an ACPI method _RST, which works registers in the
- * port's config space: on a Grace host they are in the SoC. The slot's power is the port's register
- * as QEMU has it, but kept from QEMU, which would unplug the functions.
+ * The options rst, d3cold and edr of scripts/rig give a GPU or its port ACPI methods, which work
+ * registers in the port's config space: on a Grace host they are in the SoC. The slot's power is
+ * the port's register as QEMU has it, but kept from QEMU, which would unplug the functions. QEMU's
+ * ports have no DPC: the kernel finds the root port's registers by what is set here in its struct
+ * pci_dev.
  *
  * gpu_standin/ssdt loads the table that is written to it, in one write, as another table of
  * ACPI: its devices can then be companions. Nothing unloads it.
@@ -91,7 +98,7 @@ static char *gpus[MAX_GPUS];
 static int nr_gpus;
 module_param_array(gpus, charp, &nr_gpus, 0444);
 MODULE_PARM_DESC(gpus,
-		 "ADDRESS/DEVICE/DVSEC/RANGES,...: PCI address of function 0, device id in hex, the DVSEC's carve-out bit (1: needs none), or -1 for no DVSEC, and the ranges in the CXL Device DVSEC, or 0 for no such DVSEC");
+		 "ADDRESS/DEVICE/DVSEC/RANGES/ATS,...: PCI address of function 0, device id in hex, the DVSEC's carve-out bit (1: needs none), or -1 for no DVSEC, the ranges in the CXL Device DVSEC, or 0 for no such DVSEC, and 1 for an ATS capability");
 
 /* Readiness: two 32-bit registers in BAR0, and their values. */
 #define BAR0_C2C_LINK		0x1498
@@ -108,7 +115,8 @@ MODULE_PARM_DESC(gpus,
 #define DVSEC_CAP	0x150
 #define CXL_CAP		0x160
 #define CXL_LENGTH	0x38
-#define IMAGE_END	0x1a0
+#define ATS_CAP		0x1a0
+#define IMAGE_END	0x1a8
 #define IMAGE_SIZE	PCI_CFG_SPACE_EXP_SIZE
 
 /* In the CXL Device DVSEC; both kinds of CXL's traffic that such a GPU has. */
@@ -124,12 +132,18 @@ MODULE_PARM_DESC(gpus,
 #define FUNCTION(fn)	PCI_DEVFN(0, fn)
 
 /*
- * Registers for _RST in the port's config space, where QEMU has nothing, 32 bits each: 1 begins a
- * reset, and reads back until its end; rst_limit_ms; rst_fails. scripts/rig has the method.
+ * Registers for ACPI in the port's config space, where QEMU has nothing, 32 bits each. For _OST:
+ * edr_status. For _RST: 1 begins a reset, and reads back until its end; rst_limit_ms; rst_fails.
+ * For _OFF and _ON: the GPU is in D3cold. scripts/rig has the methods.
  */
+#define EDR_STATUS	0xec
 #define RST_BUSY	0xf0
 #define RST_LIMIT	0xf4
 #define RST_FAILS	0xf8
+#define POWER_OFF	0xfc
+
+/* The root port's DPC capability, as far as the kernel reads it. */
+#define DPC_CAP		0xf00
 
 /**
  * struct image - config space, as far as it is answered from here
@@ -164,6 +178,7 @@ struct readiness {
  * @device: PCI device id
  * @dvsec: the DVSEC's bit 0, or -1 if there is no DVSEC
  * @ranges: of CXL, or 0
+ * @ats: it has an ATS capability
  * @image: config space
  * @functions: that it is made of: 2, or 3 if it has a BAR4
  * @bar0: BAR0, mapped
@@ -173,6 +188,8 @@ struct readiness {
  * @rst_timer: ends a reset by _RST
  * @in_reset: a port keeps the bus in reset
  * @in_rst: a reset by _RST is going on
+ * @in_d3cold: ACPI has taken its power
+ * @contained: the root port has contained an error
  * @slot_control: the bits of SLOT_POWER, as the kernel wrote them
  * @gone: off the bus
  * @decodes: BAR0 can be accessed
@@ -189,6 +206,8 @@ struct readiness {
  * @resets_flr: function level resets seen
  * @resets_bus: bus resets seen
  * @resets_rst: resets by _RST seen
+ * @resets_dpc: errors that the root port contained
+ * @edr_status: what the kernel told firmware of the last one
  * @rst_ms: how long such a reset takes
  * @rst_limit_ms: how long _RST polls for its end
  * @rst_fails: _RST ends with an error
@@ -198,13 +217,13 @@ struct standin {
 	u16 root_aer;
 	struct pci_bus *bus;
 	u16 device;
-	int dvsec, ranges;
+	int dvsec, ranges, ats;
 	struct image image;
 	int functions;
 	void __iomem *bar0;
 	u32 bar0_address;
 	struct timer_list timer, rst_timer;
-	bool training, in_reset, in_rst, gone, decodes;
+	bool training, in_reset, in_rst, in_d3cold, contained, gone, decodes;
 	u16 slot_control;
 	int ready_ms, valid_ms;
 	unsigned long reset_end;
@@ -212,7 +231,7 @@ struct standin {
 	struct readiness c2c_link, hbm_training;
 	struct acpi_device *companion;
 	u32 root_status, root_source;
-	u32 resets_flr, resets_bus, resets_rst;
+	u32 resets_flr, resets_bus, resets_rst, resets_dpc, edr_status;
 	u32 rst_ms, rst_limit_ms, rst_fails;
 };
 
@@ -288,7 +307,8 @@ static u32 image_long(const struct image *image, int where)
 
 static void fill_extended(struct standin *gpu)
 {
-	u32 cxl = gpu->ranges ? CXL_CAP : 0;
+	u32 ats = gpu->ats ? ATS_CAP : 0;
+	u32 cxl = gpu->ranges ? CXL_CAP : ats;
 	struct image *image = &gpu->image;
 
 	/*
@@ -307,8 +327,10 @@ static void fill_extended(struct standin *gpu)
 	    PCI_ERR_UNC_MALF_TLP | PCI_ERR_UNC_INTN, ~0);
 	own(image, AER_CAP + PCI_ERR_COR_MASK, 4, PCI_ERR_COR_ADV_NFAT, ~0);
 
-	if (cxl) {
-		own(image, CXL_CAP, 4, PCI_EXT_CAP_ID_DVSEC | 1 << 16, 0);
+	if (ats)
+		own(image, ATS_CAP, 4, PCI_EXT_CAP_ID_ATS | 1 << 16, 0);
+	if (gpu->ranges) {
+		own(image, CXL_CAP, 4, PCI_EXT_CAP_ID_DVSEC | 1 << 16 | ats << 20, 0);
 		own(image, CXL_CAP + PCI_DVSEC_HEADER1, 4, 0x1e98 | 2 << 16 | CXL_LENGTH << 20, 0);
 		own(image, CXL_CAP + CXL_CAPABILITY, 2,
 		    CXL_CACHE_AND_MEM | gpu->ranges << CXL_RANGES, 0);
@@ -462,7 +484,7 @@ static void show_readiness(struct standin *gpu)
 
 static bool is_silent(const struct standin *gpu)
 {
-	return gpu->gone || gpu->in_reset || gpu->in_rst ||
+	return gpu->gone || gpu->in_reset || gpu->in_rst || gpu->in_d3cold || gpu->contained ||
 	       (gpu->slot_control & PCI_EXP_SLTCTL_PCC);
 }
 
@@ -624,6 +646,17 @@ static int raise_error(struct standin *gpu, int where, u32 errors)
 
 /* The kernel calls these with pci_lock held */
 
+/* The link is down while the root port contains an error. */
+static void read_contained(struct standin *gpu, int where, u32 *val)
+{
+	if (where == DPC_CAP + PCI_EXP_DPC_STATUS)
+		*val = PCI_EXP_DPC_STATUS_TRIGGER | PCI_EXP_DPC_STATUS_TRIGGER_RSN_FE;
+	else if (where == DPC_CAP + PCI_EXP_DPC_SOURCE_ID)
+		*val = PCI_DEVID(gpu->bus->number, FUNCTION(0));
+	else if (where == pci_pcie_cap(gpu->port) + PCI_EXP_LNKSTA)
+		*val &= ~PCI_EXP_LNKSTA_DLLLA;
+}
+
 static int read_above(struct pci_bus *bus, unsigned int devfn, int where,
 		      int size, u32 *val)
 {
@@ -642,8 +675,12 @@ static int read_above(struct pci_bus *bus, unsigned int devfn, int where,
 			*val = gpu->rst_limit_ms;
 		else if (where == RST_FAILS)
 			*val = gpu->rst_fails;
+		else if (where == POWER_OFF)
+			*val = gpu->in_d3cold;
 		else if (where == pci_pcie_cap(gpu->port) + PCI_EXP_SLTCTL)
 			*val = (*val & ~SLOT_POWER) | gpu->slot_control;
+		else if (gpu->contained)
+			read_contained(gpu, where, val);
 	}
 	if (is_root(gpu, bus)) {
 		if (where == gpu->root_aer + PCI_ERR_ROOT_STATUS)
@@ -727,6 +764,24 @@ static u32 write_slot_control(struct standin *gpu, u32 value)
 	return (value & ~SLOT_POWER) | PCI_EXP_SLTCTL_PWR_IND_ON;
 }
 
+static void set_d3cold(struct standin *gpu, bool in_d3cold)
+{
+	if (gpu->in_d3cold == in_d3cold)
+		return;
+	gpu->in_d3cold = in_d3cold;
+	reset(gpu);
+	start_training(gpu);
+}
+
+static void end_containment(struct standin *gpu)
+{
+	if (!gpu->contained)
+		return;
+	gpu->contained = false;
+	apply(gpu);
+	start_training(gpu);
+}
+
 static int standin_write(struct pci_bus *bus, unsigned int devfn, int where,
 			 int size, u32 val)
 {
@@ -750,6 +805,13 @@ static int standin_write(struct pci_bus *bus, unsigned int devfn, int where,
 			gpu->root_status &= ~val;
 		if (is_port(gpu, bus) && where == RST_BUSY && val)
 			begin_rst(gpu);
+		if (is_port(gpu, bus) && where == POWER_OFF)
+			set_d3cold(gpu, val);
+		if (is_port(gpu, bus) && where == EDR_STATUS)
+			gpu->edr_status = val;
+		if (is_port(gpu, bus) && where == DPC_CAP + PCI_EXP_DPC_STATUS &&
+		    (val & PCI_EXP_DPC_STATUS_TRIGGER))
+			end_containment(gpu);
 		if (is_port(gpu, bus) && where == pci_pcie_cap(gpu->port) + PCI_EXP_SLTCTL)
 			val = write_slot_control(gpu, val);
 		ret = real_ops->write(bus, devfn, where, size, val);
@@ -832,8 +894,8 @@ static int power_state_get(void *data, u64 *val)
 {
 	struct standin *gpu = data;
 
-	*val = image_word(&gpu->image, PM_CAP + PCI_PM_CTRL) &
-	       PCI_PM_CTRL_STATE_MASK;
+	*val = gpu->in_d3cold ? PCI_D3cold : image_word(&gpu->image, PM_CAP + PCI_PM_CTRL) &
+					     PCI_PM_CTRL_STATE_MASK;
 	return 0;
 }
 DEFINE_DEBUGFS_ATTRIBUTE(power_state_fops, power_state_get, NULL, "%llu\n");
@@ -844,6 +906,54 @@ static int slot_power_get(void *data, u64 *val)
 	return 0;
 }
 DEFINE_DEBUGFS_ATTRIBUTE(slot_power_fops, slot_power_get, NULL, "%llu\n");
+
+static int edr_get(void *data, u64 *val)
+{
+	*val = ((struct standin *)data)->contained;
+	return 0;
+}
+
+#ifdef CONFIG_PCIE_EDR
+/* The method that notifies the port; scripts/rig has it. */
+#define NOTIFY_METHOD	"EDRN"
+
+static void set_dpc(struct standin *gpu, u16 cap)
+{
+	acpi_handle port = ACPI_HANDLE(&gpu->root->dev);
+
+	if (gpu->root == gpu->port && port && acpi_has_method(port, NOTIFY_METHOD))
+		gpu->root->dpc_cap = cap;
+}
+
+static int edr_set(void *data, u64 val)
+{
+	struct standin *gpu = data;
+	unsigned long flags;
+	acpi_status status;
+
+	if (val != 1)
+		return -EINVAL;
+	if (gpu->root->dpc_cap != DPC_CAP)
+		return -EOPNOTSUPP;
+	raw_spin_lock_irqsave(&standin_lock, flags);
+	gpu->contained = true;
+	gpu->resets_dpc++;
+	reset(gpu);
+	raw_spin_unlock_irqrestore(&standin_lock, flags);
+	status = acpi_evaluate_object(ACPI_HANDLE(&gpu->root->dev), NOTIFY_METHOD, NULL, NULL);
+	return ACPI_FAILURE(status) ? -EIO : 0;
+}
+#else
+static void set_dpc(struct standin *gpu, u16 cap)
+{
+}
+
+static int edr_set(void *data, u64 val)
+{
+	return -EOPNOTSUPP;
+}
+#endif
+DEFINE_DEBUGFS_ATTRIBUTE(edr_fops, edr_get, edr_set, "%llu\n");
 
 /* A register of AER's: it reads as it is, and a write raises errors. */
 #define DEFINE_AER_STATUS(name, reg)						\
@@ -990,6 +1100,9 @@ static void add_debugfs(struct standin *gpu, const char *name)
 	debugfs_create_u32("resets_flr", 0600, dir, &gpu->resets_flr);
 	debugfs_create_u32("resets_bus", 0600, dir, &gpu->resets_bus);
 	debugfs_create_u32("resets_rst", 0600, dir, &gpu->resets_rst);
+	debugfs_create_u32("resets_dpc", 0600, dir, &gpu->resets_dpc);
+	debugfs_create_x32("edr_status", 0600, dir, &gpu->edr_status);
+	debugfs_create_file("edr", 0600, dir, gpu, &edr_fops);
 	debugfs_create_u32("rst_ms", 0600, dir, &gpu->rst_ms);
 	debugfs_create_u32("rst_limit_ms", 0600, dir, &gpu->rst_limit_ms);
 	debugfs_create_u32("rst_fails", 0600, dir, &gpu->rst_fails);
@@ -1084,9 +1197,9 @@ static int __init find(struct standin *gpu, const char *spec)
 	unsigned int domain, bus, slot, fn;
 	struct pci_dev *pdev;
 
-	if (sscanf(spec, "%x:%x:%x.%x/%hx/%d/%d", &domain, &bus, &slot, &fn,
-		   &gpu->device, &gpu->dvsec, &gpu->ranges) != 7) {
-		pr_err("gpus: '%s' is not ADDRESS/DEVICE/DVSEC/RANGES\n", spec);
+	if (sscanf(spec, "%x:%x:%x.%x/%hx/%d/%d/%d", &domain, &bus, &slot, &fn,
+		   &gpu->device, &gpu->dvsec, &gpu->ranges, &gpu->ats) != 8) {
+		pr_err("gpus: '%s' is not ADDRESS/DEVICE/DVSEC/RANGES/ATS\n", spec);
 		return -EINVAL;
 	}
 
@@ -1105,6 +1218,7 @@ static int __init find(struct standin *gpu, const char *spec)
 	gpu->bus = gpu->port->subordinate;
 	gpu->root = pcie_find_root_port(gpu->port);
 	gpu->root_aer = pci_find_ext_capability(gpu->root, PCI_EXT_CAP_ID_ERR);
+	set_dpc(gpu, DPC_CAP);
 	gpu->c2c_link.gpu = gpu;
 	gpu->hbm_training.gpu = gpu;
 	gpu->cxl_timeout = 3;
@@ -1129,8 +1243,11 @@ static void leave(int taken)
 		set_ops_above(&standins[i], real_ops);
 	pci_unlock_rescan_remove();
 
-	for (i = 0; i < nr_gpus; i++)
+	for (i = 0; i < nr_gpus && standins[i].port; i++) {
+		if (standins[i].root)
+			set_dpc(&standins[i], 0);
 		pci_dev_put(standins[i].port);
+	}
 }
 
 static int __init gpu_standin_init(void)

@@ -16,9 +16,9 @@
  *
  * Each worker has slices of both regions, of BAR0 and of EGM to itself, so that the model knows
  * each byte. EGM is the memory of one file that all share; nothing that happens to the GPU changes
- * it, and each round begins with zeroes there. One worker owns the BAR registers. Some workers are processes, which get
- * SIGKILL in the midst of an operation. A worker draws each operation from the seed and the
- * operation's number, whatever the results of those before.
+ * it, and each round begins with zeroes there. One worker owns the BAR registers. Some workers are
+ * processes, which get SIGKILL in the midst of an operation. A worker draws each operation from the
+ * seed and the operation's number, whatever the results of those before.
  */
 #include <malloc.h>
 #include <poll.h>
@@ -354,7 +354,7 @@ static bool copy_succeeded(struct worker *w, unsigned int area, ssize_t ret, siz
 		return true;
 	}
 	if (want != MUST && ((ret == -1 && errno == EFAULT) ||
-				 (ret >= 0 && ret < (ssize_t)len))) {
+			     (ret >= 0 && ret < (ssize_t)len))) {
 		refused(w);
 		return false;
 	}
@@ -409,6 +409,12 @@ static void end_write(struct worker *w, unsigned int area, bool succeeded, enum 
 		slice_not_written(&w->slices[area]);
 	else
 		slice_perhaps_written(&w->slices[area]);
+}
+
+/* A system call stored what is on record, and returned RET. */
+static void end_copy(struct worker *w, unsigned int area, ssize_t ret, size_t len)
+{
+	end_write(w, area, copy_succeeded(w, area, ret, len), touch_want(w, area));
 }
 
 /* ---- read and write */
@@ -1187,7 +1193,8 @@ static void op_mapped_buffer(struct worker *w)
 		return;
 	}
 	slice_perhaps_written(&w->slices[write ? other : area]);
-	if (ret == -1 && ((errno == EIO && w->rw != MUST) || (errno == EFAULT && touch_want(w, area) != MUST)))
+	if (ret == -1 && ((errno == EIO && w->rw != MUST) ||
+			  (errno == EFAULT && touch_want(w, area) != MUST)))
 		refused(w);
 	else
 		broken(w, "%zu bytes between region and mapping returned %zd (%s)", len, ret,
@@ -1225,7 +1232,7 @@ static void op_pipe(struct worker *w)
 	ret = write(w->pipe[1], data, len);
 	if (ret == (ssize_t)len)
 		ret = read(w->pipe[0], p, len);
-	end_write(w, area, copy_succeeded(w, area, ret, len), touch_want(w, area));
+	end_copy(w, area, ret, len);
 }
 
 /* tmpfs copies also with O_DIRECT. */
@@ -1250,7 +1257,7 @@ static void op_file(struct worker *w)
 	data = begin_write(w, area, at, len);
 	if (pwrite(w->file, data, len, 0) != (ssize_t)len)
 		broken(w, "tmpfs: %s", strerror(errno));
-	end_write(w, area, copy_succeeded(w, area, pread(w->file, p, len, 0), len), touch_want(w, area));
+	end_copy(w, area, pread(w->file, p, len, 0), len);
 }
 
 /* Read another process's memory into the mapping. */
@@ -1271,8 +1278,7 @@ static void op_process_vm(struct worker *w)
 		data = begin_write(w, area, at, len);
 		local = (struct iovec) { p, len };
 		remote = (struct iovec) { (void *)data, len };
-		end_write(w, area, copy_succeeded(w, area, process_vm_readv(getpid(), &local, 1, &remote,
-								      1, 0), len), touch_want(w, area));
+		end_copy(w, area, process_vm_readv(getpid(), &local, 1, &remote, 1, 0), len);
 		return;
 	}
 	local = (struct iovec) { w->got, len };
@@ -1670,9 +1676,8 @@ static void op_dma(struct worker *w)
 	if (!ram && !nr)
 		return;
 	area = w->table[at].area;
-	for (i = 0; i < nr; i++)
-		if ((w->table[at + i].prot & (PROT_READ | PROT_WRITE)) !=
-		    (PROT_READ | PROT_WRITE) || (w->table[at + i].area == EGM) != (area == EGM))
+	for (i = 0; i < nr && w->table[at + i].area == area; i++)
+		if ((w->table[at + i].prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
 			break;
 	if (!ram && !i)
 		return;

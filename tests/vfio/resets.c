@@ -15,6 +15,9 @@ static const struct program program = {
 	.vars = {
 		VAR_STANDIN, VAR_REGIONS,
 		{ "RST_MS", "how long a slow _RST takes", "1000", true },
+		{ "EDR", "1 if the kernel has EDR", "1", true },
+		{ "ATTACH_FAILS", "1 if it attaches no GPU to an IOMMU domain during a reset", "1",
+		  true },
 	},
 	.args = "-r way.sysfs_flr.comes_back",
 	.standin = true,
@@ -108,6 +111,24 @@ static int by_fatal_error(const struct vfio *v)
 	return by_error(PCI_ERR_UNC_MALF_TLP);
 }
 
+/*
+ * The root port contains the error and takes the GPU off the bus, firmware notifies the kernel, and
+ * the kernel tells firmware by _OST how it went: the port's address, and 0x80 for success.
+ */
+static int by_edr(const struct vfio *v)
+{
+	int recovered = log_says("device recovery successful");
+
+	if (!set_knob("edr_status", 0) || !set_knob("edr", 1))
+		return -errno;
+	if (!wait_until(knob("edr_status") & 0xffff, LIMIT_MS))
+		return -ETIME;
+	if ((knob("edr_status") & 0xffff) != 0x80 || knob("edr") ||
+	    log_says("device recovery successful") != recovered + 1)
+		return -EIO;
+	return 0;
+}
+
 static int by_d3hot(const struct vfio *v)
 {
 	unsigned int pmcsr = config_find_cap(v->device, PCI_CAP_ID_PM) + PCI_PM_CTRL;
@@ -119,13 +140,23 @@ static int by_d3hot(const struct vfio *v)
 }
 
 /* The reads of the threads wake it again and again. */
-static int by_low_power(const struct vfio *v)
+static int to_low_power(const struct vfio *v, long state)
 {
 	if (allow_low_power(v->device, true))
 		return -errno;
-	if (!wait_until(knob("power_state") == 3, LIMIT_MS))
+	if (!wait_until(knob("power_state") == state, LIMIT_MS))
 		return -ETIME;
 	return allow_low_power(v->device, false) ? -errno : 0;
+}
+
+static int by_low_power(const struct vfio *v)
+{
+	return to_low_power(v, 3);
+}
+
+static int by_d3cold(const struct vfio *v)
+{
+	return to_low_power(v, 4);
 }
 
 /*
@@ -163,6 +194,7 @@ FIXTURE_VARIANT(way)
 	bool unannounced;	/* the driver does not count it */
 	bool refuses;		/* accesses may fail meanwhile */
 	bool vmm_restores;	/* the VMM has to turn memory on again */
+	bool d3cold;		/* is allowed */
 	long rst_ms, rst_limit_ms, rst_fails;
 };
 
@@ -201,15 +233,19 @@ FIXTURE_VARIANT_ADD(way, sysfs_no_method)
 FIXTURE_VARIANT_ADD(way, nonfatal_error) { .reset = by_nonfatal_error, .unannounced = true };
 FIXTURE_VARIANT_ADD(way, fatal_error)
 	{ .reset = by_fatal_error, .counter = "resets_bus", .refuses = true, .vmm_restores = true };
+FIXTURE_VARIANT_ADD(way, edr)
+	{ .reset = by_edr, .counter = "resets_dpc", .refuses = true, .vmm_restores = true };
 FIXTURE_VARIANT_ADD(way, bridge_control)
 	{ .reset = by_bridge_control, .counter = "resets_bus", .unannounced = true,
 	  .vmm_restores = true };
 FIXTURE_VARIANT_ADD(way, d3hot) { .reset = by_d3hot, .unannounced = true, .refuses = true };
 FIXTURE_VARIANT_ADD(way, low_power)
 	{ .reset = by_low_power, .unannounced = true, .refuses = true };
+FIXTURE_VARIANT_ADD(way, d3cold)
+	{ .reset = by_d3cold, .d3cold = true, .unannounced = true, .refuses = true };
 FIXTURE_VARIANT_ADD(way, host_suspend) { .reset = by_host_suspend, .unannounced = true };
 
-static const char * const counters[] = { "resets_rst", "resets_flr", "resets_bus" };
+static const char * const counters[] = { "resets_rst", "resets_flr", "resets_bus", "resets_dpc" };
 
 /* Open, map and fill usemem, but for the pages of the threads. */
 static void open_and_fill(struct __test_metadata *_metadata, struct user *user)
@@ -254,6 +290,9 @@ static void expect_right(struct __test_metadata *_metadata, struct work *work)
 
 FIXTURE_SETUP(way)
 {
+	if (variant->reset == by_edr && !env_is("EDR", "1"))
+		SKIP(return, "the kernel has no EDR");
+	ASSERT_EQ(0, write_below("d3cold_allowed", variant->d3cold ? "1" : "0"));
 	ASSERT_TRUE(set_knob("gone", 0));
 	ASSERT_TRUE(set_knob("ready_ms", 0));
 	open_and_fill(_metadata, &self->user);
@@ -298,7 +337,7 @@ TEST_F_TIMEOUT(way, comes_back, 180)
 		ASSERT_EQ(0, enable_memory(user->fd));
 	/* One load is enough: it waits. */
 	EXPECT_EQ(0, touch(user->map));
-	if (!variant->unannounced)
+	if (!variant->unannounced || variant->d3cold)
 		EXPECT_EQ(1, knob("ready"));
 	usable = now_ms() - start;
 	EXPECT_GT(took + LIMIT_MS, usable);
@@ -505,6 +544,36 @@ TEST_F(meanwhile, threads_wait)
 	expect_right(_metadata, &work);
 }
 
+/* The same while the root port contains an error. The GPU answers again after half a second. */
+TEST_F(meanwhile, threads_wait_for_edr)
+{
+	struct user *user = &self->user;
+	struct worker *w;
+	struct work work;
+
+	if (!env_is("EDR", "1"))
+		SKIP(return, "the kernel has no EDR");
+	ASSERT_EQ(0, start_work(&work, user->fd, user->usemem + WORKED_AT,
+				user->map + WORKED_AT));
+	ASSERT_TRUE(wait_until(work_goes_on(&work), LIMIT_MS));
+	ASSERT_TRUE(set_knob("edr_status", 0));
+	ASSERT_TRUE(set_knob("gone", 1));
+	ASSERT_TRUE(set_knob("edr", 1));
+	EXPECT_TRUE(wait_until(state_is("resetting"), LIMIT_MS)) TH_LOG("%s", driver_says("state"));
+	work_mark(&work);
+	usleep(500000);
+	for_each_worker(w, &work)
+		EXPECT_GE(w->mark + 1, atomic_load(&w->done));
+	EXPECT_EQ(0, knob("edr_status"));
+	ASSERT_TRUE(set_knob("gone", 0));
+	EXPECT_TRUE(wait_until((knob("edr_status") & 0xffff) == 0x80, LIMIT_MS));
+	ASSERT_EQ(0, enable_memory(user->fd));
+	work_mark(&work);
+	EXPECT_TRUE(wait_until(work_goes_on(&work), LIMIT_MS));
+	end_work(&work);
+	expect_right(_metadata, &work);
+}
+
 /* Config space may read all ones after the end of a reset, too: the GPU is not ready yet. */
 TEST_F(meanwhile, silent_gpu_is_waited_for)
 {
@@ -551,16 +620,20 @@ TEST_F(meanwhile, unbound_before_it_answers)
 	open_and_fill(_metadata, &self->user);
 }
 
-/* vfio_pci_core does not wait for a reset that another task began: open again afterwards. */
+/*
+ * Nobody waits for a reset that another task began: open again afterwards. Newer kernels block the
+ * DMA of a GPU with ATS meanwhile, and attach it to nothing; else vfio_pci_core refuses it.
+ */
 TEST(open_during_a_reset)
 {
+	bool attach_fails = env_is("ATTACH_FAILS", "1") && vfio_best_mode() != IOMMUFD;
 	struct vfio v;
 	pid_t resets;
 
 	ASSERT_TRUE(set_knob("rst_ms", 2000));
 	resets = start_child(reset_once, NULL);
 	ASSERT_TRUE(wait_until(state_is("resetting"), LIMIT_MS)) TH_LOG("%s", driver_says("state"));
-	EXPECT_EQ(-EAGAIN, vfio_open(&v, BEST_MODE));
+	EXPECT_EQ(attach_fails ? -EBUSY : -EAGAIN, vfio_open(&v, BEST_MODE));
 	EXPECT_TRUE(child_runs(resets));
 	vfio_close(&v);
 	EXPECT_EQ(0, end_of_child(resets));
