@@ -204,8 +204,18 @@ esac""" % (self.root, self.root))
         self.put(nodes + "has_cpu", cpus)
         self.put(nodes + "has_memory", memory)
         self.put(nodes + "online", ",".join(map(str, distances)))
+        self.put(nodes + "possible", ",".join(map(str, distances)))
         for node, values in distances.items():
             self.put(nodes + "node%d/distance" % node, " ".join(map(str, values)))
+
+    def srat(self, domains):
+        """Firmware's NUMA domains: two sockets with CPUs and memory, and else initiators."""
+        entries = [struct.pack("<BBIIII", 3, 18, n, 0, 1, 0) for n in range(2)]
+        entries += [struct.pack("<BBIHQQIIQ", 1, 40, n, 0, 0, 0, 0, 1, 0) for n in range(2)]
+        entries += [struct.pack("<BBHIQQII", 5, 32, 0, n, 0, 0, 1, 0) for n in range(2, domains)]
+        # One that is not enabled.
+        entries.append(struct.pack("<BBIHQQIIQ", 1, 40, domains, 0, 0, 0, 0, 2, 0))
+        self.put("/sys/firmware/acpi/tables/SRAT", b"SRAT" + bytes(44) + b"".join(entries))
 
     def kernel(self, release, config):
         self.put("/proc/sys/kernel/osrelease", release)

@@ -292,6 +292,29 @@ class KernelFaults(Check):
         self.machine.put("/proc/sys/vm/memory_failure_recovery", "0")
         self.risk("mm.memory_failure", "sysctl -w vm.memory_failure_recovery=1")
 
+    def test_kernel_without_room_for_the_nodes(self):
+        self.machine.srat(20)
+        self.machine.put("/sys/devices/system/node/possible", "0")
+        self.risk("mm.numa_nodes", "- run a kernel that is built with CONFIG_NODES_SHIFT=6, "
+                  "without numa=off", text="one NUMA node for the 20 domains")
+
+    def test_kernel_with_room_for_the_nodes(self):
+        self.machine.srat(20)
+        self.machine.put("/sys/devices/system/node/possible", "0-19")
+        self.told("mm.numa_nodes", "NUMA nodes: 20; domains of firmware's SRAT: 20")
+
+    def test_srat_that_is_cut_short(self):
+        """Its entries of CPUs have 18 bytes each, and two of them are two domains."""
+        self.machine.srat(2)
+        self.machine.put("/sys/devices/system/node/possible", "0")
+        table = self.machine.read_bytes("/sys/firmware/acpi/tables/SRAT")
+        for length, status in (47, "ok"), (49, "ok"), (66, "ok"), (83, "ok"), \
+                (84, "risk"), (85, "risk"), (len(table) - 1, "risk"):
+            self.machine.put("/sys/firmware/acpi/tables/SRAT", table[:length])
+            self.assertEqual(self.checks()[1]["mm.numa_nodes"]["status"], status, length)
+        self.machine.put("/sys/firmware/acpi/tables/SRAT", table[:66] + bytes(64))
+        self.told("mm.numa_nodes", "NUMA nodes: 1; domains of firmware's SRAT: 1")
+
     def test_old_qemu(self):
         self.machine.executable("qemu-system-aarch64", "echo QEMU emulator version 9.2.1")
         self.fault("qemu.version", "- install QEMU 10 or newer", text="highmem-mmio-size")

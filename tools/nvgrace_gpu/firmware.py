@@ -8,6 +8,24 @@ PROPERTY = re.compile(rb"\x0dnvidia,(gpu-mem-(?:base-pa|size)|"
                       rb"egm-(?:base-pa|size|pxm|retired-pages-data-base))\x00")
 
 
+# Kinds of entries in an SRAT: {type: offset of the domain, and of the flags, whose bit 0 is on}.
+SRAT_ENTRIES = {1: (2, 28), 3: (2, 10), 5: (4, 24)}
+
+
+def srat_domains(table):
+    """The proximity domains of memory, CPUs and initiators that an SRAT enables."""
+    domains, at = set(), 48
+    while at + 2 <= len(table):
+        kind, length = table[at], table[at + 1]
+        if length < 2 or at + length > len(table):
+            break
+        domain, flags = SRAT_ENTRIES.get(kind, (0, length))
+        if flags + 4 <= length and table[at + flags] & 1:
+            domains.add(int.from_bytes(table[at + domain:at + domain + 4], "little"))
+        at += length
+    return domains
+
+
 def aml_length(data, at):
     """A PkgLength: its value, and where it ends."""
     lead = data[at]

@@ -7,6 +7,7 @@ import re
 
 from ..cures import GRACE_CPU, REBOOT, SMMU_ON, Advice, configure
 from ..distribution import Distribution
+from ..firmware import srat_domains
 from ..gpu import NOIOMMU
 from ..host import Account, Unknown
 from ..sizes import GIB, human
@@ -197,6 +198,21 @@ def check_recovery(host, _):
         return risk("the host panics at an uncorrectable memory error",
                     "sysctl -w vm.memory_failure_recovery=1")
     return ok("the host survives poisoned pages that it can contain")
+
+
+@listed("mm.numa_nodes")
+def check_numa_nodes(host, _):
+    table = "/sys/firmware/acpi/tables/SRAT"
+    domains = len(srat_domains(host.read_bytes(table))) if host.exists(table) else 0
+    nodes = len(host.node_list("possible"))
+    if domains > 1 and nodes == 1:
+        return risk("one NUMA node for the %d domains of firmware's SRAT, which the kernel drops "
+                    "if it has no room for all of them" % domains,
+                    Advice("run a kernel that is built with CONFIG_NODES_SHIFT=6, "
+                           "without numa=off"))
+    if not domains:
+        return ok("firmware has no SRAT, which names NUMA domains")
+    return ok("NUMA nodes: %d; domains of firmware's SRAT: %d" % (nodes, domains))
 
 
 @listed("user.memlock")
