@@ -10,13 +10,15 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-# in_guest TESTS: a guest with all of its RAM in EGM runs them. QEMU aligns RAM of a file by the
+# in_guest TESTS [QEMU ARGUMENTS]: a guest with all of its RAM in EGM runs them. QEMU aligns RAM of a file by the
 # page size, unless align says more, and then no block fits. VFIO's container maps RAM by address;
 # iommufd does not take this memory.
 in_guest() {
+	in_guest_tests=$1
+	shift
 	GUEST_MACHINE=,memory-backend=egm guest /guest.cpio -device "vfio-pci,host=$BDF" \
 		-object memory-backend-file,id=egm,mem-path=/dev/egm4,share=on,size=512M,align=1G \
-		-append "$(guest_append "TEST=$1")"
+		-append "$(guest_append "TEST=$in_guest_tests")" "$@"
 }
 
 # in_blocks: of what KVM mapped of the memory, 99 % and more was in blocks.
@@ -73,7 +75,7 @@ ok bind bind_gpu "$BDF" nvgrace_gpu
 forget_leaks
 nested egm egm
 trace_stage2
-nested guest in_guest bars
+nested guest in_guest reboots,bars -action reboot=reset
 stop_tracing
 ok in_blocks in_blocks
 own

@@ -20,8 +20,16 @@ in_guest() {
 }
 
 # shellcheck disable=SC2046
-over_iommufd() { in_guest "$1" $(vfio_args "$BDF"); }
-over_container() { in_guest "$1" -device "vfio-pci,host=$BDF"; }
+over_iommufd() { in_guest "$@" $(vfio_args "$BDF"); }
+over_container() { in_guest "$@" -device "vfio-pci,host=$BDF"; }
+
+# reboots: the guest boots twice, and QEMU has it use the GPU both times.
+reboots() {
+	over_iommufd reboots,bars -action reboot=reset > /tmp/reboots.log
+	cat /tmp/reboots.log
+	grep 'the guest reboots' /tmp/reboots.log && grep 'the guest is back' /tmp/reboots.log &&
+		! grep 'not ok' /tmp/reboots.log
+}
 
 # killed: QEMU is killed while its guest runs, and the GPU is free again.
 killed() {
@@ -53,6 +61,7 @@ ok bind.usemem_bar_2 bind_gpu "$BDF" nvgrace_gpu
 REGIONS="2:$((93 * GIB + GIB / 2)):$((128 * GIB)) 4:$GIB:$GIB"
 guest_and_host usemem_bar_2 over_iommufd
 ok qemu_is_killed killed
+ok guest_reboots reboots
 
 # 1.5 GiB: the legacy container pins the mapping page by page, which takes long.
 BDF=$(bdf_of GP00)
