@@ -80,6 +80,23 @@ static int bad_range(struct device *dev, int err, const struct range_rule *rule,
 			     rule->base, base, rule->size, size, why);
 }
 
+/* /proc/iomem calls some of it "reserved", as it does EGM, and does not have EFI's devices. */
+static bool firmware_uses(u64 base, u64 size)
+{
+	const efi_memory_desc_t *md;
+
+	if (!efi_enabled(EFI_MEMMAP))
+		return false;
+	for_each_efi_memory_desc(md) {
+		if (!(md->attribute & EFI_MEMORY_RUNTIME) && md->type != EFI_ACPI_MEMORY_NVS)
+			continue;
+		if (md->phys_addr < base + size &&
+		    base < md->phys_addr + (md->num_pages << EFI_PAGE_SHIFT))
+			return true;
+	}
+	return false;
+}
+
 static int check_range(struct device *dev, const struct range_rule *rule, u64 base, u64 size)
 {
 	u64 end;
@@ -112,6 +129,9 @@ static int check_range(struct device *dev, const struct range_rule *rule, u64 ba
 	if (region_intersects(base, size, IORESOURCE_SYSTEM_RAM,
 			      IORES_DESC_NONE) != REGION_DISJOINT)
 		return bad_range(dev, -EBUSY, rule, base, size, rule->ram);
+	if (firmware_uses(base, size))
+		return bad_range(dev, -EBUSY, rule, base, size,
+				 "overlaps memory that EFI or ACPI uses at run time");
 
 	return 0;
 }
@@ -127,8 +147,8 @@ static int check_range(struct device *dev, const struct range_rule *rule, u64 ba
  * Return: 0; -ENOENT if neither property is there (the bare-metal presentation,
  * no error); -EINVAL if the base is missing, or a value is not page-aligned;
  * -ENOLINK if the size is missing or 0; -EOVERFLOW if the range wraps or lies beyond what
- * can be addressed; -EBUSY if it overlaps System RAM; -EPROTO if a property is a list; or
- * what device_property_read_u64() says of a value that is not a u64.
+ * can be addressed; -EBUSY if it overlaps System RAM, or memory of EFI or ACPI; -EPROTO if a
+ * property is a list; or what device_property_read_u64() says of a value that is not a u64.
  */
 int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range)
 {
@@ -174,21 +194,6 @@ int nvgrace_gpu_acpi_range(struct device *dev, struct nvgrace_gpu_range *range)
 	return 0;
 }
 
-/* The kernel calls EFI's code, which uses this memory. /proc/iomem does not tell it from EGM. */
-static bool efi_uses(u64 base, u64 size)
-{
-	const efi_memory_desc_t *md;
-
-	if (!efi_enabled(EFI_MEMMAP))
-		return false;
-	for_each_efi_memory_desc(md) {
-		if ((md->attribute & EFI_MEMORY_RUNTIME) && md->phys_addr < base + size &&
-		    base < md->phys_addr + (md->num_pages << EFI_PAGE_SHIFT))
-			return true;
-	}
-	return false;
-}
-
 /**
  * nvgrace_gpu_acpi_egm() - read and check what firmware says of the socket's EGM
  * @dev: the GPU, with its firmware node
@@ -229,9 +234,6 @@ int nvgrace_gpu_acpi_egm(struct device *dev, struct nvgrace_gpu_egm_info *info)
 	ret = check_range(dev, &egm_rule, values[0], values[1]);
 	if (ret)
 		return ret;
-	if (efi_uses(values[0], values[1]))
-		return bad_range(dev, -EBUSY, &egm_rule, values[0], values[1],
-				 "overlaps memory that EFI uses at run time");
 	if (values[2] > type_max(u32))
 		return bad_value(dev, -EINVAL, names[2], values[2],
 				 "is not a proximity domain, which has 32 bits");

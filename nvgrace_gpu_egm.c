@@ -46,7 +46,6 @@
  * @dev: of class egm
  * @cdev: the node
  * @list: entry in egm_regions
- * @refused: GPUs say different things of it, so it has no node and gets no new owner
  * @users: GPUs that name the region, and open files; egm_lock guards it
  * @pxm: its proximity domain in ACPI
  * @region: the memory
@@ -70,7 +69,6 @@ struct nvgrace_gpu_egm {
 	struct device dev;
 	struct cdev cdev;
 	struct list_head list;
-	bool refused;
 	unsigned int users;
 	u32 pxm;
 	struct nvgrace_gpu_region region;
@@ -249,12 +247,9 @@ static int wait_for_zeroes(struct nvgrace_gpu_egm *egm)
 /* Make FILE the owner, unless another one is. */
 static int own(struct nvgrace_gpu_egm *egm, struct file *file)
 {
-	struct file *owner;
+	struct file *owner = cmpxchg(&egm->owner, NULL, file);
 	int ret = 0;
 
-	if (READ_ONCE(egm->refused))
-		return -ENXIO;
-	owner = cmpxchg(&egm->owner, NULL, file);
 	if (owner && owner != file)
 		return -EBUSY;
 	if (mutex_lock_killable(&egm->own_lock))
@@ -491,8 +486,8 @@ static int egm_open(struct inode *inode, struct file *file)
 
 	if (mutex_lock_killable(&egm_lock))
 		return -EINTR;
-	/* The node may just have gone. */
-	if (egm->users && !egm->refused) {
+	/* The last user may just have gone. */
+	if (egm->users) {
 		egm->users++;
 		file->private_data = egm;
 		ret = 0;
@@ -629,24 +624,66 @@ static int read_retired(struct nvgrace_gpu_egm *egm, struct device *dev, u64 lis
 	return read_list(egm, dev, list, count, &count);
 }
 
-/* A GPU that is not bound yet must get its memory when it is. */
-static int check_gpu_memory(struct device *dev, const struct nvgrace_gpu_range *range)
+static bool overlap(u64 base, u64 size, const struct nvgrace_gpu_range *range)
+{
+	if (!size)
+		return false;
+	return base < range->base ? range->base - base < size : base - range->base < range->size;
+}
+
+static bool read_three(struct device *dev, u64 *base, u64 *size, u64 *pxm)
+{
+	return !device_property_read_u64(dev, NVGRACE_GPU_PROP_EGM_BASE, base) &&
+	       !device_property_read_u64(dev, NVGRACE_GPU_PROP_EGM_SIZE, size) &&
+	       !device_property_read_u64(dev, NVGRACE_GPU_PROP_EGM_PXM, pxm);
+}
+
+/* Does firmware say something of OTHER that contradicts INFO? */
+static int check_against(struct device *dev, const struct nvgrace_gpu_egm_info *info,
+			 struct device *other)
+{
+	const struct nvgrace_gpu_range *range = &info->range;
+	u64 base, size, pxm;
+
+	if (!device_property_read_u64(other, NVGRACE_GPU_PROP_BASE, &base) &&
+	    !device_property_read_u64(other, NVGRACE_GPU_PROP_SIZE, &size) &&
+	    overlap(base, size, range))
+		return dev_err_probe(dev, -EBUSY,
+				     "%s: 0x%llx + %s 0x%zx overlaps the memory of %s\n",
+				     NVGRACE_GPU_PROP_EGM_BASE, (u64)range->base,
+				     NVGRACE_GPU_PROP_EGM_SIZE, range->size, dev_name(other));
+
+	if (!read_three(other, &base, &size, &pxm))
+		return 0;
+	if (pxm != info->pxm && overlap(base, size, range))
+		return dev_err_probe(dev, -EINVAL, "%s: %u, but %s says %llu for the same memory\n",
+				     NVGRACE_GPU_PROP_EGM_PXM, info->pxm, dev_name(other), pxm);
+	if (pxm == info->pxm && base != range->base)
+		return dev_err_probe(dev, -EINVAL, "%s: 0x%llx, but %s says 0x%llx for %s %u\n",
+				     NVGRACE_GPU_PROP_EGM_BASE, (u64)range->base, dev_name(other),
+				     base, NVGRACE_GPU_PROP_EGM_PXM, info->pxm);
+	if (pxm == info->pxm && size != range->size)
+		return dev_err_probe(dev, -EINVAL, "%s: 0x%zx, but %s says 0x%llx for %s %u\n",
+				     NVGRACE_GPU_PROP_EGM_SIZE, range->size, dev_name(other), size,
+				     NVGRACE_GPU_PROP_EGM_PXM, info->pxm);
+	return 0;
+}
+
+/*
+ * Whichever GPU is bound first, and whether the others are bound or not: if they contradict each
+ * other, nobody knows which one is right, and none gets the region.
+ */
+static int check_against_all(struct device *dev, const struct nvgrace_gpu_egm_info *info)
 {
 	struct pci_dev *pdev = NULL;
-	u64 base, size;
+	int ret;
 
 	for_each_pci_dev(pdev) {
-		if (device_property_read_u64(&pdev->dev, NVGRACE_GPU_PROP_BASE, &base) ||
-		    device_property_read_u64(&pdev->dev, NVGRACE_GPU_PROP_SIZE, &size))
-			continue;
-		if (base < range->base ? range->base - base >= size :
-					 base - range->base >= range->size)
-			continue;
-		dev_err_probe(dev, -EBUSY, "%s: 0x%llx + %s 0x%zx overlaps the memory of %s\n",
-			      NVGRACE_GPU_PROP_EGM_BASE, (u64)range->base,
-			      NVGRACE_GPU_PROP_EGM_SIZE, range->size, pci_name(pdev));
-		pci_dev_put(pdev);
-		return -EBUSY;
+		ret = check_against(dev, info, &pdev->dev);
+		if (ret) {
+			pci_dev_put(pdev);
+			return ret;
+		}
 	}
 	return 0;
 }
@@ -657,9 +694,6 @@ static struct nvgrace_gpu_egm *create_egm(struct device *dev,
 	struct nvgrace_gpu_egm *egm;
 	int ret;
 
-	ret = check_gpu_memory(dev, &info->range);
-	if (ret)
-		return ERR_PTR(ret);
 	if (list_empty(&egm_regions)) {
 		ret = add_class(dev);
 		if (ret)
@@ -713,40 +747,28 @@ out_class:
 	return ERR_PTR(ret);
 }
 
-/*
- * GPUs of one socket have to say the same, and nobody knows which one is right. The region has no
- * node until all of them are unbound. An owner keeps what it has mapped.
- */
-static void refuse(struct nvgrace_gpu_egm *egm, struct device *dev, const char *property,
-		   u64 value, u64 other)
-{
-	dev_err_probe(dev, -EINVAL,
-		      "%s: 0x%llx, but another GPU says 0x%llx for %s %u: no GPU has %s\n",
-		      property, value, other, NVGRACE_GPU_PROP_EGM_PXM, egm->pxm,
-		      egm->region.name);
-	WRITE_ONCE(egm->refused, true);
-	if (device_is_registered(&egm->dev))
-		cdev_device_del(&egm->cdev, &egm->dev);
-}
-
 /* The region of this proximity domain, with one more user. */
 static struct nvgrace_gpu_egm *get_egm(struct device *dev,
 				       const struct nvgrace_gpu_egm_info *info)
 {
 	struct nvgrace_gpu_egm *egm;
+	int ret;
+
+	ret = check_against_all(dev, info);
+	if (ret)
+		return ERR_PTR(ret);
 
 	list_for_each_entry(egm, &egm_regions, list) {
 		if (egm->pxm != info->pxm)
 			continue;
-		if (egm->region.base != info->range.base)
-			refuse(egm, dev, NVGRACE_GPU_PROP_EGM_BASE, info->range.base,
-			       egm->region.base);
-		else if (egm->region.backed != info->range.size)
-			refuse(egm, dev, NVGRACE_GPU_PROP_EGM_SIZE, info->range.size,
-			       egm->region.backed);
-		else if (egm->refused)
-			dev_err_probe(dev, -EINVAL, "%s %u: GPUs differ in what they say of %s\n",
-				      NVGRACE_GPU_PROP_EGM_PXM, egm->pxm, egm->region.name);
+		/* Its GPUs may be off the bus, while its node is open. */
+		if (egm->region.base != info->range.base ||
+		    egm->region.backed != info->range.size) {
+			dev_err_probe(dev, -EBUSY,
+				      "%s: /dev/%s is open since another GPU had it elsewhere\n",
+				      NVGRACE_GPU_PROP_EGM_PXM, egm->region.name);
+			return ERR_PTR(-EBUSY);
+		}
 		egm->users++;
 		return egm;
 	}
@@ -786,8 +808,6 @@ static int add_gpu(struct nvgrace_gpu_egm *egm, struct nvgrace_gpu_device *nvdev
 	spin_lock(&egm->gpus_lock);
 	list_add_tail(&nvdev->egm_gpu, &egm->gpus);
 	spin_unlock(&egm->gpus_lock);
-	if (egm->refused)
-		return 0;
 
 	ret = add_node(egm, &pdev->dev);
 	if (!ret)
@@ -822,8 +842,7 @@ void nvgrace_gpu_egm_attach(struct nvgrace_gpu_device *nvdev)
 	egm = get_egm(dev, &info);
 	ret = PTR_ERR_OR_ZERO(egm);
 	if (!ret) {
-		if (!egm->refused)
-			ret = read_retired(egm, dev, info.retired);
+		ret = read_retired(egm, dev, info.retired);
 		if (!ret)
 			ret = add_gpu(egm, nvdev);
 		if (ret)
@@ -853,10 +872,8 @@ void nvgrace_gpu_egm_detach(struct nvgrace_gpu_device *nvdev)
 	mutex_lock(&egm_lock);
 	nvdev->egm = NULL;
 	del_gpu(egm, nvdev);
-	if (device_is_registered(&egm->dev)) {
-		sysfs_remove_link(&egm->dev.kobj, pci_name(nvdev->core.pdev));
-		kobject_uevent(&egm->dev.kobj, KOBJ_CHANGE);
-	}
+	sysfs_remove_link(&egm->dev.kobj, pci_name(nvdev->core.pdev));
+	kobject_uevent(&egm->dev.kobj, KOBJ_CHANGE);
 	put_egm(egm);
 	mutex_unlock(&egm_lock);
 }

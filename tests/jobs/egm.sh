@@ -10,9 +10,9 @@
 # shellcheck disable=SC1091
 . /lib.sh
 
-# in_guest TESTS [QEMU ARGUMENTS]: a guest with all of its RAM in EGM runs them. QEMU aligns RAM of a file by the
-# page size, unless align says more, and then no block fits. VFIO's container maps RAM by address;
-# iommufd does not take this memory.
+# in_guest TESTS [QEMU ARGUMENTS]: a guest with all of its RAM in EGM runs them. QEMU aligns RAM of
+# a file by the page size, unless align says more, and then no block fits. VFIO's container maps RAM
+# by address; iommufd does not take this memory.
 in_guest() {
 	in_guest_tests=$1
 	shift

@@ -54,6 +54,7 @@
  *			and firmware notifies the kernel, as firmware of Grace does (EDR); 0 again
  *			when the kernel has ended that. EOPNOTSUPP without CONFIG_PCIE_EDR
  *	edr_status	0x..., what the kernel then told firmware by _OST; can be set
+ *	d3colds		how often ACPI has taken the GPU's power so far
  *	resets_dpc	resets by such errors so far; can be set
  *	aer_correctable		0x..., the AER status registers. What is written
  *	aer_uncorrectable	happens: it is latched there, and the root port
@@ -206,6 +207,7 @@ struct readiness {
  * @resets_flr: function level resets seen
  * @resets_bus: bus resets seen
  * @resets_rst: resets by _RST seen
+ * @d3colds: how often ACPI has taken its power
  * @resets_dpc: errors that the root port contained
  * @edr_status: what the kernel told firmware of the last one
  * @rst_ms: how long such a reset takes
@@ -231,7 +233,7 @@ struct standin {
 	struct readiness c2c_link, hbm_training;
 	struct acpi_device *companion;
 	u32 root_status, root_source;
-	u32 resets_flr, resets_bus, resets_rst, resets_dpc, edr_status;
+	u32 resets_flr, resets_bus, resets_rst, resets_dpc, edr_status, d3colds;
 	u32 rst_ms, rst_limit_ms, rst_fails;
 };
 
@@ -769,8 +771,10 @@ static void set_d3cold(struct standin *gpu, bool in_d3cold)
 	if (gpu->in_d3cold == in_d3cold)
 		return;
 	gpu->in_d3cold = in_d3cold;
+	gpu->d3colds += in_d3cold;
 	reset(gpu);
-	start_training(gpu);
+	if (!in_d3cold)
+		start_training(gpu);
 }
 
 static void end_containment(struct standin *gpu)
@@ -1101,6 +1105,7 @@ static void add_debugfs(struct standin *gpu, const char *name)
 	debugfs_create_u32("resets_bus", 0600, dir, &gpu->resets_bus);
 	debugfs_create_u32("resets_rst", 0600, dir, &gpu->resets_rst);
 	debugfs_create_u32("resets_dpc", 0600, dir, &gpu->resets_dpc);
+	debugfs_create_u32("d3colds", 0400, dir, &gpu->d3colds);
 	debugfs_create_x32("edr_status", 0600, dir, &gpu->edr_status);
 	debugfs_create_file("edr", 0600, dir, gpu, &edr_fops);
 	debugfs_create_u32("rst_ms", 0600, dir, &gpu->rst_ms);
@@ -1243,7 +1248,7 @@ static void leave(int taken)
 		set_ops_above(&standins[i], real_ops);
 	pci_unlock_rescan_remove();
 
-	for (i = 0; i < nr_gpus && standins[i].port; i++) {
+	for (i = 0; i < nr_gpus; i++) {
 		if (standins[i].root)
 			set_dpc(&standins[i], 0);
 		pci_dev_put(standins[i].port);

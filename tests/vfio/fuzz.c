@@ -193,12 +193,16 @@ static bool is_over(void)
 	       __atomic_load_n(&f->round_over, __ATOMIC_RELAXED);
 }
 
-static int open_egm(void)
+static int open_egm(struct worker *w)
 {
 	char node[64];
+	int fd;
 
 	snprintf(node, sizeof(node), "/dev/%s", getenv("EGM"));
-	return open(node, O_RDWR | O_CLOEXEC);
+	fd = open(node, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		broken(w, "open of %s: %s", node, strerror(errno));
+	return fd;
 }
 
 static void beat(void)
@@ -1739,9 +1743,11 @@ static void op_egm(struct worker *w)
 {
 	struct egm_bad_pages_list list = { .argsz = below(w, 20), .count = 7 };
 	unsigned int prot = PROT_READ | PROT_WRITE;
-	int fd = open_egm();
+	int fd = open_egm(w);
 	void *p;
 
+	if (fd < 0)
+		return;
 	switch (below(w, 4)) {
 	case 0:
 		p = mmap(NULL, PAGE, prot, MAP_SHARED, fd, PAGE * below(w, f->egm_size / PAGE));
@@ -2450,7 +2456,7 @@ static bool open_round(void)
 		return false;
 	}
 	set_knob("ready_ms", 0);
-	f->egm = open_egm();
+	f->egm = open_egm(NULL);
 	f->egm_size = lseek(f->egm, 0, SEEK_END);
 	p = mmap(f->workers[SOLO].arena, PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, f->egm, 0);
 	if (p == MAP_FAILED) {

@@ -205,9 +205,9 @@ def check_numa_nodes(host, _):
     table = "/sys/firmware/acpi/tables/SRAT"
     domains = len(srat_domains(host.read_bytes(table))) if host.exists(table) else 0
     nodes = len(host.node_list("possible"))
-    if domains > 1 and nodes == 1:
-        return risk("one NUMA node for the %d domains of firmware's SRAT, which the kernel drops "
-                    "if it has no room for all of them" % domains,
+    if nodes < domains:
+        return risk("NUMA nodes: %d; domains of firmware's SRAT: %d. The kernel drops those for "
+                    "which it has no room, or all" % (nodes, domains),
                     Advice("run a kernel that is built with CONFIG_NODES_SHIFT=6, "
                            "without numa=off"))
     if not domains:
