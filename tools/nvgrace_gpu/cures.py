@@ -39,7 +39,8 @@ TROUBLE = (
     (r"without nvidia,gpu-mem-size|gpu-mem-size: 0x0 means|C2C link\) reads (?!0x0,).*, a failure",
      "the C2C link did not come up", POWER_CYCLE),
     (r"without nvidia,gpu-mem-base-pa|not an unsigned 64-bit|is not a multiple of|is beyond |"
-     r"wraps around|ends beyond what|EFI or ACPI uses", "firmware names no usable memory", NEW_FIRMWARE),
+     r"wraps around|ends beyond what|EFI or ACPI uses", "firmware names no usable memory",
+     NEW_FIRMWARE),
     (r"overlaps System RAM", "the kernel uses the memory as RAM, until the driver that added it "
      "takes it back", "nvgrace-gpu check {bdf}"),
     (r"BAR0: .* is in use|usemem .* is in use|resmem .* is in use", "another driver has claimed it",
