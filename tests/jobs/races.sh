@@ -4,7 +4,8 @@
 # access in 100 of the module. Its first report ends the host, as a warning does.
 #
 #| part | make check | make check-all adds | scripts/rig run
-#| races | | newest-kcsan | --gpu=hopper:0x70000000000:4608M
+#| races | | newest-kcsan | --gpu=hopper,egm=0x60000000000/0x48000000/4/-:0x70000000000:4608M
+#| | | | --egm=0x60000000000:1152M
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -18,7 +19,7 @@ watched() {
 
 echo on > /sys/kernel/debug/kcsan
 BDF=$(bdf_of GP00)
-export BDF RESET=flr SCRUB=1 MBIND=1 BASE=0x70000000000 FUZZ_SECONDS=90
+export BDF RESET=flr SCRUB=1 MBIND=1 BASE=0x70000000000 FUZZ_SECONDS=90 EGM=egm4
 export REGIONS="2:$((3 * GIB + GIB / 2)):$((4 * GIB)) 4:$GIB:$GIB"
 take_log > /dev/null
 ok load.scrub_1 load_with_scrub 1

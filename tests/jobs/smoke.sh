@@ -5,11 +5,12 @@
 #
 #| part | make check | make check-all adds | scripts/rig run
 #| smoke | | newest | --gpu=blackwell,dvsec=0:0x70000000000:4608M
-#| | | | --gpu=hopper:0x72000000000:4608M
+#| | | | --gpu=hopper,egm=0x60000000000/0x10000000/4/-:0x72000000000:4608M
+#| | | | --egm=0x60000000000:256M
 # shellcheck disable=SC1091
 . /lib.sh
 
-export BDF REGIONS RESET=flr SEED=1
+export BDF REGIONS RESET=flr SEED=1 EGM=egm4
 take_log > /dev/null
 for layout in 4 2; do
 	REGIONS="$layout:$((3 * GIB + GIB / 2)):$((4 * GIB)) $((6 - layout)):$GIB:$GIB"

@@ -2292,14 +2292,14 @@ static uint64_t draw_pos(struct worker *w, unsigned int area, size_t len, bool a
 		pos = 0;
 		break;
 	case 1:		/* across two mappings of the driver's in the kernel */
-		pos = GIB(1) * (1 + below(w, backed / GIB(1))) - len / 2 - below(w, 5000);
+		pos = GIB(1) * (1 + below(w, backed / GIB(1) + 1)) - len / 2 - below(w, 5000);
 		break;
 	case 2:
-		pos = MIB(512) * (1 + below(w, backed / MIB(512))) - len / 2 - below(w, 5000);
+		pos = MIB(512) * (1 + below(w, backed / MIB(512) + 1)) - len / 2 - below(w, 5000);
 		break;
 	case 3:		/* across blocks */
 	case 4:
-		pos = BLOCK * (1 + below(w, backed / BLOCK)) - len / 2 - below(w, 5000);
+		pos = BLOCK * (1 + below(w, backed / BLOCK + 1)) - len / 2 - below(w, 5000);
 		break;
 	default:
 		pos = below(w, backed);
