@@ -80,7 +80,10 @@ static int bad_range(struct device *dev, int err, const struct range_rule *rule,
 			     rule->base, base, rule->size, size, why);
 }
 
-/* /proc/iomem calls some of it "reserved", as it does EGM, and does not have EFI's devices. */
+/*
+ * Does EFI or ACPI use a part of the range at run time? /proc/iomem cannot tell: it calls EFI's
+ * memory "reserved", like EGM, and does not list EFI's devices.
+ */
 static bool firmware_uses(u64 base, u64 size)
 {
 	const efi_memory_desc_t *md;

@@ -670,8 +670,8 @@ static int check_against(struct device *dev, const struct nvgrace_gpu_egm_info *
 }
 
 /*
- * Whichever GPU is bound first, and whether the others are bound or not: if they contradict each
- * other, nobody knows which one is right, and none gets the region.
+ * If two GPUs contradict each other, the driver cannot know which one is right. So it compares with
+ * every PCI device, bound or not, and refuses the region.
  */
 static int check_against_all(struct device *dev, const struct nvgrace_gpu_egm_info *info)
 {
@@ -761,11 +761,11 @@ static struct nvgrace_gpu_egm *get_egm(struct device *dev,
 	list_for_each_entry(egm, &egm_regions, list) {
 		if (egm->pxm != info->pxm)
 			continue;
-		/* Its GPUs may be off the bus, while its node is open. */
+		/* A node in use keeps its region after its GPUs have left the bus. */
 		if (egm->region.base != info->range.base ||
 		    egm->region.backed != info->range.size) {
 			dev_err_probe(dev, -EBUSY,
-				      "%s: /dev/%s is open since another GPU had it elsewhere\n",
+				      "%s: /dev/%s is still in use, with the values of a GPU that is off the bus\n",
 				      NVGRACE_GPU_PROP_EGM_PXM, egm->region.name);
 			return ERR_PTR(-EBUSY);
 		}

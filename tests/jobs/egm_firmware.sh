@@ -58,9 +58,10 @@ $second" ] && [ -e "$egm/$first" ] && [ -e "$egm/$second" ] || return 1
 $first" ]
 }
 
-# GPUs that differ: neither gets the region, in any order. One whose opponents are off the bus gets
-# it, and keeps it when they are back. An open file keeps the region, and so its address.
-opponents() {
+# If two GPUs contradict each other, neither gets the region, whichever is bound first. A GPU that is
+# alone on the bus gets it, and keeps it after a rescan. While a file of the old node is open, the
+# driver refuses another base.
+gpus_contradict() {
 	dev=/sys/bus/pci/devices
 	unbind_gpu "$1"
 	unbind_gpu "$2"
@@ -77,7 +78,7 @@ opponents() {
 	echo 1 > "$dev/$1/remove"
 	take_log > /dev/null
 	bind_gpu "$2" nvgrace_gpu || return 1
-	take_log | grep -F 'nvidia,egm-pxm: /dev/egm11 is open since' || return 1
+	take_log | grep -F 'nvidia,egm-pxm: /dev/egm11 is still in use' || return 1
 	unbind_gpu "$2"
 	exec 9<&-
 	bind_gpu "$2" nvgrace_gpu && [ "$(cat /sys/class/egm/egm11/gpu_devices)" = "$2" ] &&
@@ -122,7 +123,7 @@ done < /firmware
 # shellcheck disable=SC2154
 ok shared_region shared_region "$list_is_absent" "$list_at_0_of_a_second_gpu"
 # shellcheck disable=SC2154
-ok opponents opponents "$(bdf_of "$first_of_11")" "$(bdf_of "$other_base")"
+ok gpus_contradict gpus_contradict "$(bdf_of "$first_of_11")" "$(bdf_of "$other_base")"
 ok bind_at_once bind_at_once
 ok unload rmmod nvgrace_gpu
 ok nothing_is_claimed_any_more test "$(claims)" = 0

@@ -23,7 +23,7 @@ in_guest() {
 over_iommufd() { in_guest "$@" $(vfio_args "$BDF"); }
 over_container() { in_guest "$@" -device "vfio-pci,host=$BDF"; }
 
-# reboots: the guest boots twice, and QEMU has it use the GPU both times.
+# reboots: the guest reboots once, and then uses both BARs.
 reboots() {
 	over_iommufd reboots,bars -action reboot=reset > /tmp/reboots.log
 	cat /tmp/reboots.log

@@ -50,10 +50,10 @@
  *			returns as if the reset had worked
  *	rst_fails	1 ends _RST with an error of ACPI, before it resets anything
  *	slot_power	does the slot have power? 0 is as if gone; read-only
- *	edr		1: the root port contains an error by DPC, which takes the GPU off the bus,
- *			and firmware notifies the kernel, as firmware of Grace does (EDR); 0 again
- *			when the kernel has ended that. EOPNOTSUPP without CONFIG_PCIE_EDR
- *	edr_status	0x..., what the kernel then told firmware by _OST; can be set
+ *	edr		1 triggers DPC at the root port, which takes the GPU off the bus. Firmware
+ *			then notifies the kernel (EDR), as on Grace. Reads 1 until the kernel
+ *			clears the trigger. EOPNOTSUPP without CONFIG_PCIE_EDR
+ *	edr_status	0x..., the status that the kernel passed to _OST; can be set
  *	d3colds		how often ACPI has taken the GPU's power so far
  *	resets_dpc	resets by such errors so far; can be set
  *	aer_correctable		0x..., the AER status registers. What is written
@@ -69,8 +69,8 @@
  * The options rst, d3cold and edr of scripts/rig give a GPU or its port ACPI methods, which work
  * registers in the port's config space: on a Grace host they are in the SoC. The slot's power is
  * the port's register as QEMU has it, but kept from QEMU, which would unplug the functions. QEMU's
- * ports have no DPC: the kernel finds the root port's registers by what is set here in its struct
- * pci_dev.
+ * ports have no DPC capability: this module emulates its registers, and sets dpc_cap in the root
+ * port's struct pci_dev, so that the kernel uses them.
  *
  * gpu_standin/ssdt loads the table that is written to it, in one write, as another table of
  * ACPI: its devices can then be companions. Nothing unloads it.

@@ -15,10 +15,10 @@
  *		returns is right
  *
  * Each worker has slices of both regions, of BAR0 and of EGM to itself, so that the model knows
- * each byte. EGM is the memory of one file that all share; nothing that happens to the GPU changes
- * it, and each round begins with zeroes there. One worker owns the BAR registers. Some workers are
- * processes, which get SIGKILL in the midst of an operation. A worker draws each operation from the
- * seed and the operation's number, whatever the results of those before.
+ * each byte. All workers share the one file that owns EGM. Resets and power states of the GPU do
+ * not change EGM, and each round begins with zeroes there. One worker owns the BAR registers. Some
+ * workers are processes, which get SIGKILL in the midst of an operation. A worker draws each
+ * operation from the seed and the operation's number, whatever the results of those before.
  */
 #include <malloc.h>
 #include <poll.h>
@@ -1738,7 +1738,10 @@ static void op_second_fd(struct worker *w)
 	close(fd);
 }
 
-/* The file that all share owns EGM. Another one asks, and cannot map it. */
+/*
+ * All workers share the file that owns EGM. A second file can read the size and the bad pages, but
+ * cannot map EGM.
+ */
 static void op_egm(struct worker *w)
 {
 	struct egm_bad_pages_list list = { .argsz = below(w, 20), .count = 7 };
@@ -2352,8 +2355,8 @@ static void lay_out(void)
 	}
 }
 
-/* EGM of a new owner. */
-static void zero_egm(void)
+/* The driver writes zeroes to EGM before a new owner maps it. */
+static void expect_egm_zeroes(void)
 {
 	unsigned int nr;
 
@@ -2463,7 +2466,7 @@ static bool open_round(void)
 		broken(NULL, "EGM: %s", strerror(errno));
 		return false;
 	}
-	zero_egm();
+	expect_egm_zeroes();
 	if (enable_memory(f->v.device) ||
 	    pread(f->v.device, f->config, sizeof(f->config), CONFIG) != sizeof(f->config)) {
 		broken(NULL, "config space: %s", strerror(errno));

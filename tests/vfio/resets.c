@@ -16,7 +16,7 @@ static const struct program program = {
 		VAR_STANDIN, VAR_REGIONS,
 		{ "RST_MS", "how long a slow _RST takes", "1000", true },
 		{ "EDR", "1 if the kernel has EDR", "1", true },
-		{ "ATTACH_FAILS", "1 if it attaches no GPU to an IOMMU domain during a reset", "1",
+		{ "ATTACH_FAILS", "1 if the kernel attaches no GPU with ATS during a reset", "1",
 		  true },
 	},
 	.args = "-r way.sysfs_flr.comes_back",
@@ -113,7 +113,7 @@ static int by_fatal_error(const struct vfio *v)
 
 /*
  * The root port contains the error and takes the GPU off the bus, firmware notifies the kernel, and
- * the kernel tells firmware by _OST how it went: the port's address, and 0x80 for success.
+ * the kernel evaluates _OST with the port's address and a status: 0x80 means success.
  */
 static int by_edr(const struct vfio *v)
 {
@@ -622,8 +622,9 @@ TEST_F(meanwhile, unbound_before_it_answers)
 }
 
 /*
- * Nobody waits for a reset that another task began: open again afterwards. Newer kernels block the
- * DMA of a GPU with ATS meanwhile, and attach it to nothing; else vfio_pci_core refuses it.
+ * VFIO does not wait for another task's reset: open again afterwards. Newer kernels refuse to
+ * attach a GPU with ATS to an IOMMU domain meanwhile. A group attaches first: -EBUSY. The cdev
+ * opens first: -EAGAIN.
  */
 TEST(open_during_a_reset)
 {
