@@ -80,8 +80,8 @@ if [ "${COUNT:-}" != instructions ]; then
 		ok "egm_$round.owner" bench egm-memset
 		sed -n 's/^row /# row GP02 nvgrace_gpu_vfio_pci /p' /tmp/ok.log
 	done
-	# A guest with its RAM in EGM, then one with the host's RAM, in place of the kernel's driver.
-	# Older containers map the GPU's memory for DMA page by page, which takes minutes.
+	# A guest with its RAM in EGM, then one with the host's RAM, in place of the kernel's
+	# driver. Older containers map the GPU's memory page by page, which takes minutes.
 	egm=memory-backend-file,id=egm,mem-path=/dev/egm4,share=on,size=512M,align=1G
 	for round in $(! has DMA_BY_BLOCK || seq "${ROUNDS:-3}"); do
 		ok "start_$round.egm" start ,memory-backend=egm -object $egm
