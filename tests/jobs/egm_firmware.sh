@@ -58,9 +58,9 @@ $second" ] && [ -e "$egm/$first" ] && [ -e "$egm/$second" ] || return 1
 $first" ]
 }
 
-# If two GPUs contradict each other, neither gets the region, whichever is bound first. A GPU that is
-# alone on the bus gets it, and keeps it after a rescan. While a file of the old node is open, the
-# driver refuses another base.
+# If two GPUs contradict each other, neither gets the region, whichever is bound first. A GPU that
+# is alone on the bus gets it, and keeps it after a rescan. While a file of the old node is open,
+# the driver refuses another base.
 gpus_contradict() {
 	dev=/sys/bus/pci/devices
 	unbind_gpu "$1"
