@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
 # Our driver and the kernel's own in turn, on one boot. ROUNDS says how often; every other round
-# begins with the other driver. GP00 has 94.5 GiB and gets every row, the others show what
-# grows with the memory. COUNT=instructions counts those, and where they are spent.
+# begins with the other driver. GP00 has 94.5 GiB and gets every row, GP01 to GP03 show what grows
+# with the memory, and GP04 has EGM. COUNT=instructions counts those, and where they are spent.
 # shellcheck disable=SC1091
 . /lib.sh
 
@@ -12,6 +12,7 @@ regions() {
 	GP00) echo "4:$((93 * GIB + GIB / 2)):$((128 * GIB)) 2:$GIB:$GIB" ;;
 	GP01) echo "4:$GIB:$GIB 2:$GIB:$GIB" ;;
 	GP02) echo "4:$((8 * GIB)):$((8 * GIB)) 2:$GIB:$GIB" ;;
+	GP04) echo "4:$GIB:$GIB 2:$GIB:$GIB" ;;
 	GP03) echo "4:$((480 * GIB)):$((512 * GIB)) 2:$GIB:$GIB" ;;
 	esac
 }
@@ -51,6 +52,7 @@ while [ "$round" -lt "${ROUNDS:-3}" ]; do
 	drivers='nvgrace_gpu nvgrace_gpu_vfio_pci'
 	[ $((round % 2)) = 0 ] || drivers='nvgrace_gpu_vfio_pci nvgrace_gpu'
 	for gpu in $GPUS; do
+		[ "$gpu" != GP04 ] || continue
 		rows=growth
 		[ "$gpu" != GP00 ] || rows=all
 		for driver in $drivers; do
@@ -71,23 +73,25 @@ if [ "${COUNT:-}" != instructions ]; then
 			rows_of "zeroes_$round.$driver" GP02 $driver zeroes
 		done
 	done
-	# EGM: zeroes by the driver, and by the owner, in place of the kernel's driver.
-	BDF=$(bdf_of GP02)
+	# GP04 has EGM, which would keep the CPUs busy while the others are measured: zeroes by the
+	# driver, and by the owner, in place of the kernel's driver.
+	BDF=$(bdf_of GP04) REGIONS=$(regions GP04)
+	export BDF REGIONS
 	ok egm.bind bind_gpu "$BDF" nvgrace_gpu
 	for round in $(seq "${ROUNDS:-3}"); do
 		ok "egm_$round.driver" bench egm
-		sed -n 's/^row /# row GP02 nvgrace_gpu /p' /tmp/ok.log
+		sed -n 's/^row /# row GP04 nvgrace_gpu /p' /tmp/ok.log
 		ok "egm_$round.owner" bench egm-memset
-		sed -n 's/^row /# row GP02 nvgrace_gpu_vfio_pci /p' /tmp/ok.log
+		sed -n 's/^row /# row GP04 nvgrace_gpu_vfio_pci /p' /tmp/ok.log
 	done
 	# A guest with its RAM in EGM, then one with the host's RAM, in place of the kernel's
 	# driver. Older containers map the GPU's memory page by page, which takes minutes.
 	egm=memory-backend-file,id=egm,mem-path=/dev/egm4,share=on,size=512M,align=1G
 	for round in $(! has DMA_BY_BLOCK || seq "${ROUNDS:-3}"); do
 		ok "start_$round.egm" start ,memory-backend=egm -object $egm
-		sed -n 's/^row /# row GP02 nvgrace_gpu /p' /tmp/ok.log
+		sed -n 's/^row /# row GP04 nvgrace_gpu /p' /tmp/ok.log
 		ok "start_$round.ram" start ''
-		sed -n 's/^row /# row GP02 nvgrace_gpu_vfio_pci /p' /tmp/ok.log
+		sed -n 's/^row /# row GP04 nvgrace_gpu_vfio_pci /p' /tmp/ok.log
 	done
 	unbind_gpu "$BDF"
 fi
