@@ -10,9 +10,8 @@
 regions() {
 	case $1 in
 	GP00) echo "4:$((93 * GIB + GIB / 2)):$((128 * GIB)) 2:$GIB:$GIB" ;;
-	GP01) echo "4:$GIB:$GIB 2:$GIB:$GIB" ;;
+	GP01 | GP04) echo "4:$GIB:$GIB 2:$GIB:$GIB" ;;
 	GP02) echo "4:$((8 * GIB)):$((8 * GIB)) 2:$GIB:$GIB" ;;
-	GP04) echo "4:$GIB:$GIB 2:$GIB:$GIB" ;;
 	GP03) echo "4:$((480 * GIB)):$((512 * GIB)) 2:$GIB:$GIB" ;;
 	esac
 }
@@ -27,10 +26,12 @@ measure() {
 	unbind_gpu "$BDF"
 }
 
-# rows_of TEST GPU DRIVER ROWS
+# rows_of TEST GPU DRIVER COMMAND...: the rows that the command prints, of this GPU and driver.
 rows_of() {
-	ok "$1" measure "$3" "$2" "$4"
-	sed -n "s/^row /# row $2 $3 /p; s/^profile /# profile $3 /p" /tmp/ok.log
+	row_test=$1 label="s/^row /# row $2 $3 /p; s/^profile /# profile $3 /p"
+	shift 3
+	ok "$row_test" "$@"
+	sed -n "$label" /tmp/ok.log
 }
 
 # start MACHINE [QEMU ARGUMENTS]: print how long a guest with the GPU takes to boot and power off.
@@ -56,7 +57,8 @@ while [ "$round" -lt "${ROUNDS:-3}" ]; do
 		rows=growth
 		[ "$gpu" != GP00 ] || rows=all
 		for driver in $drivers; do
-			rows_of "round_$round.$gpu.$driver" "$gpu" "$driver" $rows
+			rows_of "round_$round.$gpu.$driver" "$gpu" "$driver" \
+				measure "$driver" "$gpu" $rows
 		done
 	done
 	round=$((round + 1))
@@ -70,7 +72,8 @@ if [ "${COUNT:-}" != instructions ]; then
 	ok zeroes.first measure nvgrace_gpu GP02 zeroes
 	for round in $(seq "${ROUNDS:-3}"); do
 		for driver in nvgrace_gpu nvgrace_gpu_vfio_pci; do
-			rows_of "zeroes_$round.$driver" GP02 $driver zeroes
+			rows_of "zeroes_$round.$driver" GP02 $driver \
+				measure $driver GP02 zeroes
 		done
 	done
 	# GP04 has EGM, which would keep the CPUs busy while the others are measured: zeroes by the
@@ -79,19 +82,16 @@ if [ "${COUNT:-}" != instructions ]; then
 	export BDF REGIONS
 	ok egm.bind bind_gpu "$BDF" nvgrace_gpu
 	for round in $(seq "${ROUNDS:-3}"); do
-		ok "egm_$round.driver" bench egm
-		sed -n 's/^row /# row GP04 nvgrace_gpu /p' /tmp/ok.log
-		ok "egm_$round.owner" bench egm-memset
-		sed -n 's/^row /# row GP04 nvgrace_gpu_vfio_pci /p' /tmp/ok.log
+		rows_of "egm_$round.driver" GP04 nvgrace_gpu bench egm
+		rows_of "egm_$round.owner" GP04 nvgrace_gpu_vfio_pci bench egm-memset
 	done
 	# A guest with its RAM in EGM, then one with the host's RAM, in place of the kernel's
 	# driver. Older containers map the GPU's memory page by page, which takes minutes.
 	egm=memory-backend-file,id=egm,mem-path=/dev/egm4,share=on,size=512M,align=1G
 	for round in $(! has DMA_BY_BLOCK || seq "${ROUNDS:-3}"); do
-		ok "start_$round.egm" start ,memory-backend=egm -object $egm
-		sed -n 's/^row /# row GP04 nvgrace_gpu /p' /tmp/ok.log
-		ok "start_$round.ram" start ''
-		sed -n 's/^row /# row GP04 nvgrace_gpu_vfio_pci /p' /tmp/ok.log
+		rows_of "start_$round.egm" GP04 nvgrace_gpu \
+			start ,memory-backend=egm -object $egm
+		rows_of "start_$round.ram" GP04 nvgrace_gpu_vfio_pci start ''
 	done
 	unbind_gpu "$BDF"
 fi

@@ -559,11 +559,17 @@ static void reset(struct standin *gpu)
 			real_write(gpu, fn, bars[i], 4, 0);
 }
 
+/* The GPU was reset, and answers again. */
+static void come_back(struct standin *gpu)
+{
+	apply(gpu);
+	start_training(gpu);
+}
+
 static void end_rst(struct standin *gpu)
 {
 	gpu->in_rst = false;
-	apply(gpu);
-	start_training(gpu);
+	come_back(gpu);
 }
 
 static void rst_ended(struct timer_list *timer)
@@ -648,14 +654,28 @@ static int raise_error(struct standin *gpu, int where, u32 errors)
 
 /* The kernel calls these with pci_lock held */
 
-/* The link is down while the root port contains an error. */
-static void read_contained(struct standin *gpu, int where, u32 *val)
+/* While the root port contains an error, the link is down. */
+static void read_port(struct standin *gpu, int where, u32 *val)
 {
-	if (where == DPC_CAP + PCI_EXP_DPC_STATUS)
+	const int express = pci_pcie_cap(gpu->port);
+
+	if (where == RST_BUSY)
+		*val = gpu->in_rst;
+	else if (where == RST_LIMIT)
+		*val = gpu->rst_limit_ms;
+	else if (where == RST_FAILS)
+		*val = gpu->rst_fails;
+	else if (where == POWER_OFF)
+		*val = gpu->in_d3cold;
+	else if (where == express + PCI_EXP_SLTCTL)
+		*val = (*val & ~SLOT_POWER) | gpu->slot_control;
+	else if (!gpu->contained)
+		return;
+	else if (where == DPC_CAP + PCI_EXP_DPC_STATUS)
 		*val = PCI_EXP_DPC_STATUS_TRIGGER | PCI_EXP_DPC_STATUS_TRIGGER_RSN_FE;
 	else if (where == DPC_CAP + PCI_EXP_DPC_SOURCE_ID)
 		*val = PCI_DEVID(gpu->bus->number, FUNCTION(0));
-	else if (where == pci_pcie_cap(gpu->port) + PCI_EXP_LNKSTA)
+	else if (where == express + PCI_EXP_LNKSTA)
 		*val &= ~PCI_EXP_LNKSTA_DLLLA;
 }
 
@@ -670,20 +690,8 @@ static int read_above(struct pci_bus *bus, unsigned int devfn, int where,
 		return ret;
 
 	raw_spin_lock_irqsave(&standin_lock, flags);
-	if (is_port(gpu, bus)) {
-		if (where == RST_BUSY)
-			*val = gpu->in_rst;
-		else if (where == RST_LIMIT)
-			*val = gpu->rst_limit_ms;
-		else if (where == RST_FAILS)
-			*val = gpu->rst_fails;
-		else if (where == POWER_OFF)
-			*val = gpu->in_d3cold;
-		else if (where == pci_pcie_cap(gpu->port) + PCI_EXP_SLTCTL)
-			*val = (*val & ~SLOT_POWER) | gpu->slot_control;
-		else if (gpu->contained)
-			read_contained(gpu, where, val);
-	}
+	if (is_port(gpu, bus))
+		read_port(gpu, where, val);
 	if (is_root(gpu, bus)) {
 		if (where == gpu->root_aer + PCI_ERR_ROOT_STATUS)
 			*val |= gpu->root_status;
@@ -771,10 +779,12 @@ static void set_d3cold(struct standin *gpu, bool in_d3cold)
 	if (gpu->in_d3cold == in_d3cold)
 		return;
 	gpu->in_d3cold = in_d3cold;
-	gpu->d3colds += in_d3cold;
-	reset(gpu);
-	if (!in_d3cold)
-		start_training(gpu);
+	if (in_d3cold) {
+		gpu->d3colds++;
+		reset(gpu);
+	} else {
+		come_back(gpu);
+	}
 }
 
 static void end_containment(struct standin *gpu)
@@ -782,8 +792,23 @@ static void end_containment(struct standin *gpu)
 	if (!gpu->contained)
 		return;
 	gpu->contained = false;
-	apply(gpu);
-	start_training(gpu);
+	come_back(gpu);
+}
+
+/* Returns what QEMU is to get. */
+static u32 write_port(struct standin *gpu, int where, u32 val)
+{
+	if (where == RST_BUSY && val)
+		begin_rst(gpu);
+	else if (where == POWER_OFF)
+		set_d3cold(gpu, val);
+	else if (where == EDR_STATUS)
+		gpu->edr_status = val;
+	else if (where == DPC_CAP + PCI_EXP_DPC_STATUS && (val & PCI_EXP_DPC_STATUS_TRIGGER))
+		end_containment(gpu);
+	else if (where == pci_pcie_cap(gpu->port) + PCI_EXP_SLTCTL)
+		return write_slot_control(gpu, val);
+	return val;
 }
 
 static int standin_write(struct pci_bus *bus, unsigned int devfn, int where,
@@ -807,17 +832,8 @@ static int standin_write(struct pci_bus *bus, unsigned int devfn, int where,
 		if (is_root(gpu, bus) &&
 		    where == gpu->root_aer + PCI_ERR_ROOT_STATUS)
 			gpu->root_status &= ~val;
-		if (is_port(gpu, bus) && where == RST_BUSY && val)
-			begin_rst(gpu);
-		if (is_port(gpu, bus) && where == POWER_OFF)
-			set_d3cold(gpu, val);
-		if (is_port(gpu, bus) && where == EDR_STATUS)
-			gpu->edr_status = val;
-		if (is_port(gpu, bus) && where == DPC_CAP + PCI_EXP_DPC_STATUS &&
-		    (val & PCI_EXP_DPC_STATUS_TRIGGER))
-			end_containment(gpu);
-		if (is_port(gpu, bus) && where == pci_pcie_cap(gpu->port) + PCI_EXP_SLTCTL)
-			val = write_slot_control(gpu, val);
+		if (is_port(gpu, bus))
+			val = write_port(gpu, where, val);
 		ret = real_ops->write(bus, devfn, where, size, val);
 	}
 	raw_spin_unlock_irqrestore(&standin_lock, flags);

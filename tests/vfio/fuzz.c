@@ -415,6 +415,12 @@ static void end_write(struct worker *w, unsigned int area, bool succeeded, enum 
 		slice_perhaps_written(&w->slices[area]);
 }
 
+/* Stores wrote what is on record, and took the signal SIG, or none. */
+static void end_stores(struct worker *w, unsigned int area, int sig)
+{
+	end_write(w, area, touch_succeeded(w, area, sig), touch_want(w, area));
+}
+
 /* A system call stored what is on record, and returned RET. */
 static void end_copy(struct worker *w, unsigned int area, ssize_t ret, size_t len)
 {
@@ -1069,9 +1075,7 @@ static void store(struct worker *w, unsigned int area, size_t at, uint8_t *p, si
 {
 	const uint8_t *data = begin_write(w, area, at, len);
 
-	int sig = try_copy(p, data, len, 1 << below(w, 5));
-
-	end_write(w, area, touch_succeeded(w, area, sig), touch_want(w, area));
+	end_stores(w, area, try_copy(p, data, len, 1 << below(w, 5)));
 }
 
 static void op_load(struct worker *w)
@@ -1403,10 +1407,10 @@ static void fork_child(struct worker *w, bool killed)
 	__atomic_store_n(&w->child, 0, __ATOMIC_SEQ_CST);
 	switch (end) {
 	case CHILD_DONE:
-		end_write(w, c.area, touch_succeeded(w, c.area, 0), touch_want(w, c.area));
+		end_stores(w, c.area, 0);
 		break;
 	case CHILD_REFUSED:
-		end_write(w, c.area, touch_succeeded(w, c.area, SIGBUS), touch_want(w, c.area));
+		end_stores(w, c.area, SIGBUS);
 		break;
 	case CHILD_WRONG:
 		slice_perhaps_written(&w->slices[c.area]);

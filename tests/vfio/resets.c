@@ -516,12 +516,22 @@ FIXTURE_TEARDOWN(meanwhile)
 	vfio_close(&self->user.v);
 }
 
-/* No thread ends an access while the GPU is in reset. It may have to count one from before. */
+/* No thread ends an access in half a second. It may have to count one from before. */
+static void expect_held(struct __test_metadata *_metadata, struct work *work)
+{
+	struct worker *w;
+
+	work_mark(work);
+	usleep(500000);
+	for_each_worker(w, work)
+		EXPECT_GE(w->mark + 1, atomic_load(&w->done));
+}
+
+/* Threads wait while the GPU is in reset. */
 TEST_F(meanwhile, threads_wait)
 {
 	struct user *user = &self->user;
 	long seen = knob("resets_rst");
-	struct worker *w;
 	struct work work;
 	pid_t resets;
 
@@ -531,10 +541,7 @@ TEST_F(meanwhile, threads_wait)
 	ASSERT_TRUE(wait_until(work_goes_on(&work), LIMIT_MS));
 	resets = start_child(reset_once, NULL);
 	ASSERT_TRUE(wait_until(knob("resets_rst") != seen, LIMIT_MS));
-	work_mark(&work);
-	usleep(500000);
-	for_each_worker(w, &work)
-		EXPECT_GE(w->mark + 1, atomic_load(&w->done));
+	expect_held(_metadata, &work);
 	EXPECT_TRUE(child_runs(resets));
 	EXPECT_EQ(0, knob("ready"));
 	EXPECT_EQ(0, end_of_child(resets));
@@ -549,7 +556,6 @@ TEST_F(meanwhile, threads_wait)
 TEST_F(meanwhile, threads_wait_for_edr)
 {
 	struct user *user = &self->user;
-	struct worker *w;
 	struct work work;
 
 	if (!env_is("EDR", "1"))
@@ -561,10 +567,7 @@ TEST_F(meanwhile, threads_wait_for_edr)
 	ASSERT_TRUE(set_knob("gone", 1));
 	ASSERT_TRUE(set_knob("edr", 1));
 	EXPECT_TRUE(wait_until(state_is("resetting"), LIMIT_MS)) TH_LOG("%s", driver_says("state"));
-	work_mark(&work);
-	usleep(500000);
-	for_each_worker(w, &work)
-		EXPECT_GE(w->mark + 1, atomic_load(&w->done));
+	expect_held(_metadata, &work);
 	EXPECT_EQ(0, knob("edr_status"));
 	ASSERT_TRUE(set_knob("gone", 0));
 	EXPECT_TRUE(wait_until((knob("edr_status") & 0xffff) == 0x80, LIMIT_MS));
